@@ -1,0 +1,264 @@
+"""The seam: what a potential is, and the one place where forces and stress are derived.
+
+With a strain ε (S, 3, 3) that maps positions and cell by (1 + sym ε), forces are -dE/dx and stress is (1/V) dE/dε
+at ε = 0 (Knuth et al., Comput. Phys. Commun. 190, 33, 2015): positive in tension, the sign of ASE.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from fireassay.data.graph import Graph, sum_over_atoms
+from fireassay.errors import InputError
+
+
+class Prediction(NamedTuple):
+    """What a potential says of a graph of S structures and N atoms; None where it was not asked or cannot say."""
+
+    energy: Tensor  # (S,) eV
+    forces: Tensor | None = None  # (N, 3) eV/Å
+    stress: Tensor | None = None  # (S, 3, 3) eV/Å^3, positive in tension
+    atom_energies: Tensor | None = None  # (N,) eV
+    descriptors: Tensor | None = None  # (N, D), invariant
+
+    def detach(self) -> Prediction:
+        """The same values, cut from the autograd graph."""
+        return Prediction(*(None if value is None else value.detach() for value in self))
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Anything that predicts: every `Potential`, and a third-party calculator behind an adapter."""
+
+    def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
+        """Energy, and on request forces and stress, of every structure of the graph."""
+        ...
+
+
+class Potential(nn.Module, ABC):
+    """An energy as a differentiable function of a graph.
+
+    `arguments` holds the constructor's arguments as JSON values (a wrapped potential as itself), from which an equal
+    architecture is rebuilt; set it in `__init__`. `species` are the atomic numbers that the potential knows, None
+    when it takes any.
+    """
+
+    arguments: dict[str, Any]
+    species: tuple[int, ...] | None = None
+
+    @abstractmethod
+    def energy(self, graph: Graph) -> Tensor:
+        """Energy (S,) in eV, differentiable in positions, cell and parameters."""
+
+    def _evaluate(self, graph: Graph) -> Prediction:
+        return Prediction(self.energy(graph))
+
+    def predict(
+        self, graph: Graph, forces: bool = True, stress: bool = False, *, differentiable: bool = False
+    ) -> Prediction:
+        """Energy and its derivatives, with atom energies and descriptors where the potential has them.
+
+        The graph is not modified. The output is detached unless `differentiable`, which keeps the graph of the
+        derivatives, so that a loss on forces and stress can be differentiated in the parameters.
+        """
+        with torch.enable_grad():
+            leaves: list[Tensor] = []
+            if forces or stress:
+                graph = graph._replace(positions=graph.positions.detach().requires_grad_())
+                leaves.append(graph.positions)
+            if stress:
+                strain = torch.zeros_like(graph.cell).requires_grad_()
+                leaves.append(strain)
+                graph = _strained(graph, strain)
+            if leaves or differentiable:
+                prediction = self._evaluate(graph)
+            else:
+                with torch.no_grad():
+                    prediction = self._evaluate(graph)
+            if leaves:
+                gradients = _gradients(prediction.energy, leaves, differentiable)
+                if forces:
+                    prediction = prediction._replace(forces=-gradients[0])
+                if stress:
+                    volume = torch.linalg.det(graph.cell.detach()).abs().view(-1, 1, 1)
+                    prediction = prediction._replace(stress=gradients[-1] / volume)
+        return prediction if differentiable else prediction.detach()
+
+    def frozen(self) -> Potential:
+        """An inference-only equivalent: same predictions (to rounding), possibly faster, weights not to be changed."""
+        twin = copy.deepcopy(self).eval()
+        return twin.requires_grad_(False)
+
+    def check_species(self, atomic_numbers: Sequence[int]) -> None:
+        """Raises InputError when an element is not among `species`."""
+        unknown = sorted(set(atomic_numbers) - set(self.species)) if self.species is not None else []
+        if unknown:
+            raise InputError(
+                f"atomic numbers {unknown} are unknown to the potential, which was trained for {list(self.species or ())}; "
+                "leave these frames out or train with them"
+            )
+
+
+class LocalPotential(Potential, ABC):
+    """A potential whose energy is a sum over atoms, each of which sees no farther than `cutoff` Å per layer."""
+
+    cutoff: float
+
+    @abstractmethod
+    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Atom energies (N,) in eV and invariant descriptors (N, D), the features that enter the readout."""
+
+    def energy(self, graph: Graph) -> Tensor:
+        """Energy (S,) in eV: the sum of the atom energies."""
+        return sum_over_atoms(self.local(graph)[0], graph)
+
+    def _evaluate(self, graph: Graph) -> Prediction:
+        atom_energies, descriptors = self.local(graph)
+        return Prediction(sum_over_atoms(atom_energies, graph), None, None, atom_energies, descriptors)
+
+
+class Baseline(LocalPotential):
+    """A potential on top of isolated-atom energies: E_i = E0(z_i) + scale(z_i) * ε_i + shift(z_i).
+
+    The sum is formed in float64 whatever the network's dtype, because a total energy of -10^4 eV does not fit into
+    float32 to the precision of its differences. `scale` and `shift` are per species (NequIP, eq. 10), numbers or
+    mappings from atomic number, and can be trained. With a shift of zero an isolated atom has exactly E0.
+
+    Raises InputError when E0 lacks a species of the potential.
+    """
+
+    def __init__(
+        self,
+        potential: LocalPotential,
+        e0: Mapping[int, float],
+        scale: float | Mapping[int, float] = 1.0,
+        shift: float | Mapping[int, float] = 0.0,
+        trainable_scale: bool = False,
+        trainable_shift: bool = False,
+    ) -> None:
+        super().__init__()
+        e0 = {int(z): float(value) for z, value in e0.items()}
+        missing = sorted(set(potential.species or ()) - set(e0))
+        if missing:
+            raise InputError(f"isolated-atom energies lack the atomic numbers {missing}; give or fit them")
+        scales = _per_species(scale, e0)
+        shifts = _per_species(shift, e0)
+        self.arguments = {
+            "potential": potential,
+            "e0": e0,
+            "scale": scales,
+            "shift": shifts,
+            "trainable_scale": trainable_scale,
+            "trainable_shift": trainable_shift,
+        }
+        self.potential = potential
+        self.cutoff = potential.cutoff
+        self.species = potential.species
+        dtype = next((p.dtype for p in potential.parameters()), torch.get_default_dtype())
+        table = torch.zeros(119, dtype=torch.float64)
+        table[list(e0)] = torch.tensor(list(e0.values()), dtype=torch.float64)
+        self.e0 = _Float64(table)
+        row = torch.zeros(119, dtype=torch.int64)
+        row[sorted(e0)] = torch.arange(len(e0))
+        self.register_buffer("row", row, persistent=False)
+        self.scale = nn.Parameter(torch.tensor([scales[z] for z in sorted(e0)], dtype=dtype), trainable_scale)
+        self.shift = nn.Parameter(torch.tensor([shifts[z] for z in sorted(e0)], dtype=dtype), trainable_shift)
+
+    row: Tensor
+
+    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Atom energies (N,) in eV, float64, and the inner potential's descriptors (N, D)."""
+        energies, descriptors = self.potential.local(graph)
+        rows = self.row[graph.atomic_numbers]
+        learned = energies * self.scale[rows] + self.shift[rows]
+        return self.e0.table[graph.atomic_numbers] + learned.to(torch.float64), descriptors
+
+    def frozen(self) -> Baseline:
+        """The same baseline on the inner potential's frozen equivalent."""
+        twin = copy.copy(self)
+        twin._modules = dict(self._modules)
+        twin._parameters = {
+            name: None if value is None else nn.Parameter(value.detach().clone(), requires_grad=False)
+            for name, value in self._parameters.items()
+        }
+        twin.potential = self.potential.frozen()  # type: ignore[assignment]
+        return twin.eval()
+
+
+class Sum(Potential):
+    """The sum of potentials, a repulsive core or a dispersion correction beside a network.
+
+    Atom energies are summed when every term has them; descriptors are those of the first term that has any.
+    """
+
+    def __init__(self, potentials: Sequence[Potential]) -> None:
+        super().__init__()
+        if not potentials:
+            raise InputError("a sum needs at least one potential")
+        self.arguments = {"potentials": list(potentials)}
+        self.potentials = nn.ModuleList(potentials)
+        known = [set(p.species) for p in potentials if p.species is not None]
+        self.species = tuple(sorted(set.intersection(*known))) if known else None
+        self.cutoff = max(getattr(p, "cutoff", 0.0) for p in potentials)
+
+    def energy(self, graph: Graph) -> Tensor:
+        """Energy (S,) in eV: the sum over the terms."""
+        return self._evaluate(graph).energy
+
+    def _evaluate(self, graph: Graph) -> Prediction:
+        terms = [potential._evaluate(graph) for potential in self.potentials]  # type: ignore[operator]
+        atoms = [term.atom_energies for term in terms]
+        described = [term.descriptors for term in terms if term.descriptors is not None]
+        return Prediction(
+            energy=torch.stack([term.energy.to(torch.float64) for term in terms]).sum(0),
+            atom_energies=None if any(a is None for a in atoms) else torch.stack(atoms).sum(0),  # type: ignore[arg-type]
+            descriptors=described[0] if described else None,
+        )
+
+
+class _Float64(nn.Module):
+    """A table that stays in float64 when the module around it changes its dtype."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        kept = self.table
+        super()._apply(fn, recurse)
+        self.table = kept.to(self.table.device)
+        return self
+
+
+def _per_species(value: float | Mapping[int, float], e0: Mapping[int, float]) -> dict[int, float]:
+    if isinstance(value, Mapping):
+        given = {int(z): float(v) for z, v in value.items()}
+        missing = sorted(set(e0) - set(given))
+        if missing:
+            raise InputError(f"per-species values {given} lack the atomic numbers {missing}")
+        return {z: given[z] for z in e0}
+    return {z: float(value) for z in e0}
+
+
+def _strained(graph: Graph, strain: Tensor) -> Graph:
+    symmetric = (strain + strain.transpose(1, 2)) / 2
+    per_atom = symmetric.index_select(0, graph.structure)  # (N, 3, 3)
+    return graph._replace(
+        positions=graph.positions + torch.bmm(graph.positions.unsqueeze(1), per_atom).squeeze(1),
+        cell=graph.cell + torch.bmm(graph.cell, symmetric),
+    )
+
+
+def _gradients(energy: Tensor, leaves: list[Tensor], differentiable: bool) -> list[Tensor]:
+    if not energy.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    gradients = torch.autograd.grad(energy.sum(), leaves, create_graph=differentiable, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients, strict=True)]
