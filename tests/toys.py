@@ -31,7 +31,9 @@ class Pair(LocalPotential):
 class Network(LocalPotential):
     """Species-weighted Gaussian densities through a small MLP: the least that can be trained on anything."""
 
-    def __init__(self, species: list[int], cutoff: float = 4.0, width: int = 16, n_basis: int = 8, seed: int = 0) -> None:
+    def __init__(
+        self, species: list[int], cutoff: float = 4.0, width: int = 16, n_basis: int = 8, seed: int = 0
+    ) -> None:
         super().__init__()
         self.arguments = {"species": species, "cutoff": cutoff, "width": width, "n_basis": n_basis, "seed": seed}
         self.species, self.cutoff = tuple(species), cutoff

@@ -23,7 +23,7 @@ class Prediction(NamedTuple):
 
     energy: Tensor  # (S,) eV
     forces: Tensor | None = None  # (N, 3) eV/Å
-    stress: Tensor | None = None  # (S, 3, 3) eV/Å^3, positive in tension
+    stress: Tensor | None = None  # (S, 3, 3) eV/Å^3, positive in tension; NaN where the cell has no volume
     atom_energies: Tensor | None = None  # (N,) eV
     descriptors: Tensor | None = None  # (N, D), invariant
 
@@ -86,8 +86,7 @@ class Potential(nn.Module, ABC):
                 if forces:
                     prediction = prediction._replace(forces=-gradients[0])
                 if stress:
-                    volume = torch.linalg.det(graph.cell.detach()).abs().view(-1, 1, 1)
-                    prediction = prediction._replace(stress=gradients[-1] / volume)
+                    prediction = prediction._replace(stress=_per_volume(gradients[-1], graph.cell.detach()))
         return prediction if differentiable else prediction.detach()
 
     def frozen(self) -> Potential:
@@ -100,7 +99,7 @@ class Potential(nn.Module, ABC):
         unknown = sorted(set(atomic_numbers) - set(self.species)) if self.species is not None else []
         if unknown:
             raise InputError(
-                f"atomic numbers {unknown} are unknown to the potential, which was trained for {list(self.species or ())}; "
+                f"atomic numbers {unknown} are unknown to the potential, which knows {list(self.species or ())}; "
                 "leave these frames out or train with them"
             )
 
@@ -262,3 +261,10 @@ def _gradients(energy: Tensor, leaves: list[Tensor], differentiable: bool) -> li
         return [torch.zeros_like(leaf) for leaf in leaves]
     gradients = torch.autograd.grad(energy.sum(), leaves, create_graph=differentiable, allow_unused=True)
     return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients, strict=True)]
+
+
+def _per_volume(gradient: Tensor, cell: Tensor) -> Tensor:
+    volume = torch.linalg.det(cell).abs().view(-1, 1, 1)
+    solid = volume > 0
+    # Dividing by one where there is no volume keeps NaN out of the gradients of a loss that masks these rows.
+    return torch.where(solid, gradient / torch.where(solid, volume, 1.0), torch.nan)
