@@ -1,0 +1,1 @@
+"""Building blocks of the networks: plain tensors in, plain tensors out."""
