@@ -29,7 +29,7 @@ class Prediction(NamedTuple):
 
     def detach(self) -> Prediction:
         """The same values, cut from the autograd graph."""
-        return Prediction(*(None if value is None else value.detach() for value in self))
+        return Prediction(self.energy.detach(), *(None if value is None else value.detach() for value in self[1:]))
 
 
 @runtime_checkable
