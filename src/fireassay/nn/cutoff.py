@@ -1,0 +1,20 @@
+"""The polynomial envelope that takes every edge smoothly to nothing at the cutoff."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def polynomial_cutoff(distances: Tensor, cutoff: float, p: int = 6) -> Tensor:
+    """The envelope u(d) of DimeNet (Gasteiger et al. 2020, eq. 8; NequIP, eq. 4) of distances (...) in Å.
+
+    u = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2) with x = d / cutoff; one at d = 0, and exactly zero
+    with its first two derivatives at and beyond the cutoff. Evaluated as (1-x)^3 times the first p terms of the series
+    of (1-x)^-3, which is the same polynomial without its cancellation near x = 1.
+    """
+    x = (distances / cutoff).clamp(max=1.0)
+    series = x * (p * (p + 1) / 2) + (p - 1) * p / 2 if p > 1 else x * 0 + 1
+    for k in range(p - 3, -1, -1):
+        series = series * x + (k + 1) * (k + 2) / 2
+    rest = 1 - x
+    return series * (rest * rest * rest)
