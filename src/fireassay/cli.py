@@ -1,0 +1,282 @@
+"""The command line: thin verbs over the layers below. Heavy imports wait until a verb needs them.
+
+Exit codes: 0 done; 2 input that cannot be used (one line on stderr says what to do); 130 interrupted by Ctrl-C and 143 by
+SIGTERM, with everything saved for a resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fireassay import __version__
+from fireassay.errors import InputError
+
+app = typer.Typer(
+    name="fireassay",
+    help="Train machine-learned interatomic potentials and put them through the fire.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at data files and at the embedded data sets.")
+presets_app = typer.Typer(no_args_is_help=True, help="Recipes that ship, named after the paper and table they reproduce.")
+config_app = typer.Typer(no_args_is_help=True, help="Check, complete and document configurations.")
+app.add_typer(data_app, name="data")
+app.add_typer(presets_app, name="presets")
+app.add_typer(config_app, name="config")
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Overrides such as training.epochs=50 model.channels=32.", show_default=False)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Keys = Annotated[
+    list[str] | None, typer.Option("--key", help="Label keys in the file, as energy=energy_xtb; repeatable.")
+]
+Units = Annotated[list[str] | None, typer.Option("--unit", help="Units in the file, as energy=kcal/mol; repeatable.")]
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """Turns bad input into one line and exit code 2, and an interruption into its own code."""
+    try:
+        yield
+    except InputError as error:
+        typer.echo(f"fireassay: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt as interruption:
+        code = getattr(interruption, "exit_code", 130)
+        text = str(interruption) or "interrupted"
+        typer.echo(f"fireassay: {text}", err=True)
+        raise typer.Exit(code) from None
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        typer.echo(f"fireassay: cannot use{where}: {error.strerror or error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _pairs(values: list[str] | None, what: str) -> dict[str, str] | None:
+    if not values:
+        return None
+    wrong = [value for value in values if "=" not in value]
+    if wrong:
+        raise InputError(f"{wrong[0]!r} is not a {what}; write it as energy=...")
+    return dict(value.split("=", 1) for value in values)  # type: ignore[misc]
+
+
+def _progress(quiet: bool):  # noqa: ANN202 - the type lives in a module that is imported here
+    from fireassay.progress import Console, Silent
+
+    return Silent() if quiet else Console()
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"fireassay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs and report.")] = Path("fireassay-demo"),
+    minutes: Annotated[float, typer.Option(help="Rough time for both trainings together.")] = 3.0,
+    quiet: Quiet = False,
+) -> None:
+    """Train a NequIP and a MACE on the embedded 3BPA set, assay both, write the report. A few minutes on two cores.
+
+    Run again to continue after an interruption: what is finished is not repeated.
+    """
+    with _reported():
+        from fireassay.pipeline import run_demo
+
+        typer.echo(f"report: {run_demo(output, minutes, _progress(quiet))}")
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset (fireassay presets list).")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; default runs/NAME.")] = None,
+    restart: Annotated[bool, typer.Option(help="Discard an unfinished training of the folder.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a potential. An interrupted training continues exactly where it stopped when the command is repeated.
+
+    Under torchrun every process takes its share of each batch:
+    `torchrun --nproc-per-node 2 -m fireassay train config.yaml`.
+    """
+    with _reported():
+        from fireassay.config import load_config
+        from fireassay.pipeline import run_training
+
+        settings = load_config(config, overrides or [])
+        folder = output or Path("runs") / settings.name.replace(" ", "-")
+        result = run_training(settings, folder, _progress(quiet), restart=restart)
+        if result is not None:
+            typer.echo(result)
+
+
+@app.command()
+def assay(
+    run: Annotated[Path, typer.Argument(help="A run folder, or with --potential/--calculator the folder to create.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Assays to run, and overrides such as stability.replicas=10; default: those of the config."),
+    ] = None,
+    potential: Annotated[Path | None, typer.Option(help="A potential.safetensors to assay in a new folder.")] = None,
+    calculator: Annotated[
+        str | None, typer.Option(help="Anybody's ASE calculator, as package.module:Class(key=value, ...).")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="YAML file or preset that gives data and assay settings for a new folder.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Assay a trained potential, a potential file, or anybody's ASE calculator.
+
+    Examples: `fireassay assay runs/mace`; `fireassay assay runs/mace stability stability.temperature=2000`;
+    `fireassay assay runs/emt accuracy --calculator ase.calculators.emt:EMT() --config cuau.yaml`.
+    """
+    with _reported():
+        from fireassay.pipeline import prepare_run, run_assays
+
+        if potential is not None or calculator is not None:
+            prepare_run(run, potential, calculator, config)
+        chosen = [name for name in names or [] if "=" not in name]
+        overrides = [name for name in names or [] if "=" in name]
+        for path in run_assays(run, chosen, overrides, _progress(quiet)):
+            typer.echo(path)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, one per potential.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file; figures/ and tables/ go beside it.")] = Path(
+        "report.html"
+    ),
+    title: Annotated[str | None, typer.Option(help="The report's title.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write one self-contained HTML report on one or more runs, from their records alone."""
+    with _reported():
+        from fireassay.report.page import write_report
+
+        typer.echo(write_report(runs, output, title=title, progress=_progress(quiet)))
+
+
+@data_app.command("inspect")
+def inspect_file(
+    file: Annotated[str, typer.Argument(help="A data file or folder, or an embedded set such as 3bpa-xtb/train_300K.")],
+    key: Keys = None,
+    unit: Units = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+) -> None:
+    """Show keys, labels and their coverage, elements, periodicity, statistics, duplicates and suspicious units."""
+    with _reported():
+        from fireassay.pipeline import inspection_text
+
+        typer.echo(inspection_text(file, _pairs(key, "label key"), _pairs(unit, "unit"), as_json=json))
+
+
+@data_app.command("list")
+def list_data() -> None:
+    """List the embedded data sets and their splits."""
+    with _reported():
+        from fireassay.pipeline import embedded_text
+
+        typer.echo(embedded_text())
+
+
+@data_app.command("make")
+def make_data(
+    name: Annotated[str, typer.Argument(help="3bpa-xtb or cuau-emt.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default ./NAME.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Generate an embedded data set anew from its oracle (3bpa-xtb: about 25 core-minutes, needs tblite)."""
+    with _reported():
+        from fireassay.simulation.generate import PLANS, generate
+
+        if name not in PLANS:
+            raise InputError(f"no embedded data set {name!r}; known are {', '.join(PLANS)}")
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        try:
+            paths = generate(name, output or Path(name), workers)
+        except ImportError as error:
+            raise InputError(str(error)) from error
+        for path in paths:
+            typer.echo(path)
+
+
+@presets_app.command("list")
+def list_presets() -> None:
+    """List the presets with what they reproduce."""
+    with _reported():
+        from fireassay.config import load_config, preset_names
+
+        for name in preset_names():
+            typer.echo(f"{name:32s} {' '.join(load_config(name).description.split())}")
+
+
+@presets_app.command("show")
+def show_preset(name: Annotated[str, typer.Argument(help="A preset's name.")]) -> None:
+    """Print a preset's YAML, to be saved and edited."""
+    with _reported():
+        from fireassay.config import preset_text
+
+        typer.echo(preset_text(name), nl=False)
+
+
+@config_app.command("schema")
+def schema() -> None:
+    """Print the JSON schema of a configuration, for completion and checks in an editor."""
+    with _reported():
+        import json
+
+        from fireassay.config import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+
+
+@config_app.command("validate")
+def validate(config: Annotated[str, typer.Argument(help="A YAML file or a preset.")], overrides: Overrides = None) -> None:
+    """Check a configuration; exit code 2 and one line when something is wrong."""
+    with _reported():
+        from fireassay.config import load_config
+
+        typer.echo(f"{config} is valid: {load_config(config, overrides or []).name}")
+
+
+@config_app.command("show")
+def show(config: Annotated[str, typer.Argument(help="A YAML file or a preset.")], overrides: Overrides = None) -> None:
+    """Print a configuration with all defaults filled in."""
+    with _reported():
+        from fireassay.config import load_config, resolved_yaml
+
+        typer.echo(resolved_yaml(load_config(config, overrides or [])), nl=False)
+
+
+def main() -> None:
+    """The entry point of the `fireassay` command."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(app(standalone_mode=True))
+
+
+if __name__ == "__main__":
+    main()
