@@ -46,7 +46,7 @@ class EquivariantLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(shape, generator=generator))
         species = n_species if n_species is not None and count_species else 1
         self._groups = [
-            _Group(irrep, irreps_in, irreps_out, self.paths, 1 / sqrt(irreps_in.count(irrep) * channels_in * species))
+            _Group(irrep, irreps_in, irreps_out, self.paths, channels_in * species)
             for irrep in dict.fromkeys(irreps_out)
         ]
 
@@ -74,10 +74,11 @@ class _Group:
     """The blocks of one irrep."""
 
     def __init__(
-        self, irrep: Irrep, irreps_in: Irreps, irreps_out: Irreps, paths: tuple[tuple[int, int], ...], scale: float
+        self, irrep: Irrep, irreps_in: Irreps, irreps_out: Irreps, paths: tuple[tuple[int, int], ...], fan: int
     ) -> None:
-        self.dim, self.scale = irrep.dim, scale
+        self.dim = irrep.dim
         self.inputs = [s for s, block in zip(irreps_in.slices, irreps_in, strict=True) if block == irrep]
+        self.scale = 1 / sqrt(max(len(self.inputs), 1) * fan)
         self.outputs = [o for o, block in enumerate(irreps_out) if block == irrep]
         self.paths = [p for p, (i, _) in enumerate(paths) if irreps_in[i] == irrep]  # input by input
 

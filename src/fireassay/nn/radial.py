@@ -34,7 +34,6 @@ class BesselBasis(nn.Module):
 
     def forward(self, distances: Tensor) -> Tensor:
         """Distances (E,) in Å to (E, B)."""
-        # sin(k π x) / x = k π sinc(k x) needs no division by the distance.
-        waves = torch.sinc(distances.unsqueeze(1) * (self.frequencies / self.cutoff)) * self.frequencies
-        envelope = polynomial_cutoff(distances, self.cutoff, self.p) * (self.prefactor * pi / self.cutoff)
-        return waves * envelope.unsqueeze(1)
+        safe = distances.clamp(min=1e-5 * self.cutoff)  # where sin(x) / x is one to rounding
+        radial = polynomial_cutoff(distances, self.cutoff, self.p) * (self.prefactor / safe)
+        return torch.sin(safe.unsqueeze(1) * (self.frequencies * (pi / self.cutoff))) * radial.unsqueeze(1)
