@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from math import factorial, sqrt
 from typing import Any, NamedTuple
 
@@ -97,7 +97,7 @@ class Irreps(tuple[Irrep, ...]):
         return f"Irreps({str(self)!r})"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _coefficients(l1: int, l2: int, l3: int) -> np.ndarray:
     """Clebsch-Gordan coefficients (2l1+1, 2l2+1, 2l3+1) in the complex basis (Racah, Phys. Rev. 62, 438, 1942)."""
     out = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
@@ -116,7 +116,7 @@ def _coefficients(l1: int, l2: int, l3: int) -> np.ndarray:
     return out
 
 
-@lru_cache(maxsize=None)
+@cache
 def _real_basis(degree: int) -> np.ndarray:
     """Complex harmonics (rows, m = -l..l) in terms of the real ones (columns), times (-i)^l."""
     q = np.zeros((2 * degree + 1, 2 * degree + 1), dtype=np.complex128)
@@ -127,7 +127,7 @@ def _real_basis(degree: int) -> np.ndarray:
     return (-1j) ** degree * q
 
 
-@lru_cache(maxsize=None)
+@cache
 def _clebsch_gordan(l1: int, l2: int, l3: int) -> np.ndarray:
     if not abs(l1 - l2) <= l3 <= l1 + l2:
         raise InputError(f"degrees {l1}, {l2} and {l3} do not couple: they violate the triangle rule")
@@ -154,7 +154,7 @@ def sign_of_e3nn_0_4(l1: int, l2: int, l3: int) -> int:
     return -1 if low == 1 and middle == high >= 2 else 1
 
 
-@lru_cache(maxsize=None)
+@cache
 def _raising(degree: int) -> np.ndarray:
     """T (2l-1, 3, 2l+1) such that Y_l = sum of Y_{l-1} v T for solid harmonics; its gradient is l Y_{l-1} T."""
     tensor = _clebsch_gordan(degree - 1, 1, degree)
@@ -163,12 +163,12 @@ def _raising(degree: int) -> np.ndarray:
     return tensor * (sqrt(2 * degree + 1) / np.linalg.norm(pole @ tensor[:, 1]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _raising_tensors(l_max: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(_raising(degree)).flatten(0, 1).to(device, dtype) for degree in range(1, l_max + 1))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _gradient_tensor(l_max: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """G (K, 3 M): the gradient of the solid harmonics up to l_max in terms of the K = l_max^2 ones one degree lower."""
     lower, upper = max(l_max, 1) ** 2, (l_max + 1) ** 2
@@ -198,7 +198,7 @@ class _SolidHarmonics(torch.autograd.Function):
         (vectors,) = ctx.saved_tensors
         lower = _SolidHarmonics.apply(vectors, max(ctx.l_max - 1, 0))
         jacobian = lower @ _gradient_tensor(ctx.l_max, vectors.dtype, vectors.device)  # type: ignore[operator]
-        return torch.bmm(jacobian.view(len(vectors), 3, -1), gradients[0].unsqueeze(2)).squeeze(2), None
+        return torch.bmm(jacobian.unflatten(1, (3, -1)), gradients[0].unsqueeze(2)).squeeze(2), None
 
 
 def spherical_harmonics(l_max: int, vectors: Tensor) -> Tensor:

@@ -1,0 +1,10 @@
+"""The architectures, one file each. A model file imports nn, data.graph and potential; never another model."""
+
+from __future__ import annotations
+
+from fireassay.models.nequip import NequIP
+from fireassay.potential import LocalPotential
+
+MODELS: dict[str, type[LocalPotential]] = {
+    "nequip": NequIP,
+}

@@ -1,0 +1,164 @@
+"""NequIP: E(3)-equivariant message passing (Batzner et al., Nat. Commun. 13, 2453, 2022).
+
+Numbers are those of the public package nequip 0.19.1 under copied weights. A scale and shift per species (eq. 10) and
+the isolated-atom energies are `potential.Baseline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fireassay.data.graph import Graph, edge_vectors
+from fireassay.errors import InputError
+from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
+from fireassay.nn.embedding import SpeciesIndex
+from fireassay.nn.equivariant import EquivariantLinear, Gate
+from fireassay.nn.mlp import ScalarMLP
+from fireassay.nn.radial import BesselBasis
+from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
+from fireassay.potential import LocalPotential
+
+
+class NequIP(LocalPotential):
+    """Atom energies from `n_layers` equivariant convolutions of features up to degree `l_max`.
+
+    species: atomic numbers; cutoff in Å; parity: features of both parities for each degree, or only those of the
+    harmonics, (-1)^l; channels: features of each irrep; n_basis Bessel functions with trainable frequencies, under an
+    envelope of degree envelope_p; radial_hidden: widths of the radial network's hidden layers; readout_hidden and
+    readout_activation: those of the output block, by default two linear layers; average_neighbours: N of eq. 8, take it
+    from the training set; seed of the initial weights.
+
+    The defaults are those of the paper for small molecules (Methods, "Hyperparameters"; table VII). The first layer
+    has no self-connection, as in nequip 0.19.1, so that an isolated atom has an energy of exactly zero.
+
+    Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[int],
+        cutoff: float = 4.0,
+        n_layers: int = 5,
+        l_max: int = 2,
+        parity: bool = True,
+        channels: int = 32,
+        n_basis: int = 8,
+        trainable_bessel: bool = True,
+        envelope_p: int = 6,
+        radial_hidden: Sequence[int] = (64, 64, 64),
+        readout_hidden: Sequence[int] = (16,),
+        readout_activation: Literal["silu"] | None = None,
+        average_neighbours: float = 16.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.arguments = {
+            "species": list(species),
+            "cutoff": cutoff,
+            "n_layers": n_layers,
+            "l_max": l_max,
+            "parity": parity,
+            "channels": channels,
+            "n_basis": n_basis,
+            "trainable_bessel": trainable_bessel,
+            "envelope_p": envelope_p,
+            "radial_hidden": list(radial_hidden),
+            "readout_hidden": list(readout_hidden),
+            "readout_activation": readout_activation,
+            "average_neighbours": average_neighbours,
+            "seed": seed,
+        }
+        if min(cutoff, n_layers, channels, n_basis, envelope_p, average_neighbours) <= 0 or l_max < 0:
+            raise InputError(f"sizes of a NequIP must be positive, got {self.arguments}")
+        generator = torch.Generator().manual_seed(seed)
+        self.index = SpeciesIndex(species)
+        self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
+        self.basis = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel)
+        self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
+        hidden = Irreps(
+            Irrep(degree, p) for degree in range(l_max + 1) for p in ((1, -1) if parity else ((-1) ** degree,))
+        )
+        irreps, layers = Irreps("0e"), []
+        for layer in range(n_layers):
+            wanted = hidden if layer < n_layers - 1 else Irreps("0e")
+            layers.append(
+                InteractionBlock(
+                    irreps,
+                    wanted,
+                    l_max,
+                    channels,
+                    (n_basis, *radial_hidden),
+                    average_neighbours,
+                    len(species) if layer else None,
+                    generator,
+                )
+            )
+            irreps = layers[-1].irreps_out
+        self.layers = nn.ModuleList(layers)
+        self.readout = ScalarMLP((channels, *readout_hidden, 1), generator, activation=readout_activation)
+
+    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Atom energies (N,) in eV relative to isolated atoms, and the last layer's even scalars (N, channels)."""
+        species = self.index(graph.atomic_numbers)
+        vectors = edge_vectors(graph)
+        harmonics = spherical_harmonics(self.l_max, vectors)
+        basis = self.basis(torch.linalg.vector_norm(vectors, dim=1))  # (E, n_basis)
+        order = edge_order(graph.centre, graph.neighbour, graph.n_atoms)
+        features = self.embedding.index_select(0, species).unsqueeze(1)  # (N, 1, C)
+        for layer in self.layers:
+            features = layer(features, harmonics, basis, species, graph, order)
+        scalars = features.squeeze(1)
+        return self.readout(scalars).squeeze(1), scalars
+
+
+class InteractionBlock(nn.Module):
+    """x' = gate(linear(convolution(linear(x))) + self-connection(x)) (fig. 2, section "Interaction Block").
+
+    Of the `wanted` output irreps those are made that the convolution can reach. `n_species` is None for a layer
+    without a self-connection.
+    """
+
+    def __init__(
+        self,
+        irreps_in: Irreps,
+        wanted: Irreps,
+        l_max: int,
+        channels: int,
+        radial_widths: Sequence[int],
+        average_neighbours: float,
+        n_species: int | None,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        harmonics = Irreps.harmonics(l_max)
+        reached = {out for a in irreps_in for b in harmonics for out in a.product(b)}
+        self.gate = Gate(Irreps(irrep for irrep in wanted if irrep in reached))
+        self.irreps_out = self.gate.irreps_out
+        self.coupling = Coupling.of(irreps_in, harmonics, self.gate.irreps_in)
+        self.scale = 1 / sqrt(average_neighbours)  # eq. 8
+        self.linear = EquivariantLinear(irreps_in, irreps_in, channels, channels, generator)
+        n_paths = len(self.coupling.paths)
+        self.radial = ScalarMLP((*radial_widths, n_paths * channels), generator)  # eq. 7
+        self.mix = EquivariantLinear(self.coupling.irreps_out, self.gate.irreps_in, channels, channels, generator)
+        self.self_connection = None
+        if n_species is not None:
+            self.self_connection = EquivariantLinear(
+                irreps_in, self.gate.irreps_in, channels, channels, generator, n_species
+            )
+
+    def forward(
+        self, features: Tensor, harmonics: Tensor, basis: Tensor, species: Tensor, graph: Graph, order: EdgeOrder
+    ) -> Tensor:
+        """(N, M_in, C) to (N, M_out, C)."""
+        weights = self.radial(basis).unflatten(1, (len(self.coupling.paths), -1))  # (E, P, C)
+        messages = self.linear(features) * self.scale
+        messages = convolution(messages, harmonics, weights, graph.centre, graph.neighbour, self.coupling, order)
+        messages = self.mix(messages)
+        if self.self_connection is not None:
+            messages = messages + self.self_connection(features, species)
+        return self.gate(messages)
