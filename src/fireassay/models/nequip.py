@@ -80,26 +80,21 @@ class NequIP(LocalPotential):
         self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
         self.basis = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
-        hidden = Irreps(
-            Irrep(degree, p) for degree in range(l_max + 1) for p in ((1, -1) if parity else ((-1) ** degree,))
-        )
-        irreps, layers = Irreps("0e"), []
-        for layer in range(n_layers):
-            wanted = hidden if layer < n_layers - 1 else Irreps("0e")
-            layers.append(
-                InteractionBlock(
-                    irreps,
-                    wanted,
-                    l_max,
-                    channels,
-                    (n_basis, *radial_hidden),
-                    average_neighbours,
-                    len(species) if layer else None,
-                    generator,
-                )
+        self.layers = nn.ModuleList()
+        irreps = Irreps("0e")
+        for layer, wanted in enumerate(_layer_irreps(n_layers, l_max, parity)):
+            block = InteractionBlock(
+                irreps,
+                wanted,
+                l_max,
+                channels,
+                (n_basis, *radial_hidden),
+                average_neighbours,
+                len(species) if layer else None,
+                generator,
             )
-            irreps = layers[-1].irreps_out
-        self.layers = nn.ModuleList(layers)
+            self.layers.append(block)
+            irreps = block.irreps_out
         self.readout = ScalarMLP((channels, *readout_hidden, 1), generator, activation=readout_activation)
 
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
@@ -114,6 +109,18 @@ class NequIP(LocalPotential):
             features = layer(features, harmonics, basis, species, graph, order)
         scalars = features.squeeze(1)
         return self.readout(scalars).squeeze(1), scalars
+
+
+def _layer_irreps(n_layers: int, l_max: int, parity: bool) -> list[Irreps]:
+    """The irreps that each layer makes: those of the paper from which a later layer reaches the energy."""
+    both = Irreps(Irrep(degree, p) for degree in range(l_max + 1) for p in (1, -1))
+    hidden = Irreps(irrep for irrep in both if parity or irrep.p == (-1) ** irrep.l)
+    layers = [Irreps("0e")]
+    for _ in range(n_layers - 1):
+        later = layers[0]
+        leads = {a for a in hidden for b in Irreps.harmonics(l_max) for out in a.product(b) if out in later}
+        layers.insert(0, Irreps(irrep for irrep in hidden if irrep in leads or irrep in later))
+    return layers
 
 
 class InteractionBlock(nn.Module):
@@ -139,9 +146,11 @@ class InteractionBlock(nn.Module):
         reached = {out for a in irreps_in for b in harmonics for out in a.product(b)}
         self.gate = Gate(Irreps(irrep for irrep in wanted if irrep in reached))
         self.irreps_out = self.gate.irreps_out
-        self.coupling = Coupling.of(irreps_in, harmonics, self.gate.irreps_in)
+        paths = Coupling.of(irreps_in, harmonics, self.gate.irreps_in).paths
+        used = Irreps(irrep for block, irrep in enumerate(irreps_in) if any(block == path[0] for path in paths))
+        self.coupling = Coupling.of(used, harmonics, self.gate.irreps_in)
         self.scale = 1 / sqrt(average_neighbours)  # eq. 8
-        self.linear = EquivariantLinear(irreps_in, irreps_in, channels, channels, generator)
+        self.linear = EquivariantLinear(irreps_in, used, channels, channels, generator)
         n_paths = len(self.coupling.paths)
         self.radial = ScalarMLP((*radial_widths, n_paths * channels), generator)  # eq. 7
         self.mix = EquivariantLinear(self.coupling.irreps_out, self.gate.irreps_in, channels, channels, generator)
