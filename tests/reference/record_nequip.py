@@ -98,7 +98,7 @@ def build(case: dict[str, Any], dtype: str) -> torch.nn.Module:
 
 
 def parts(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The named modules of nequip's sequence: type_embed, bessel_encode, layer0_convnet, ..., per_atom_energy_readout."""
+    """The modules of nequip's sequence by name: type_embed, bessel_encode, layer0_convnet, ..."""
     found = {}
     for name, module in model.named_modules():
         leaf = name.rsplit(".", 1)[-1]
