@@ -27,7 +27,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at data files and at the embedded data sets.")
-presets_app = typer.Typer(no_args_is_help=True, help="Recipes that ship, named after the paper and table they reproduce.")
+presets_app = typer.Typer(
+    no_args_is_help=True, help="Recipes that ship, named after the paper and table they reproduce."
+)
 config_app = typer.Typer(no_args_is_help=True, help="Check, complete and document configurations.")
 app.add_typer(data_app, name="data")
 app.add_typer(presets_app, name="presets")
@@ -71,7 +73,7 @@ def _pairs(values: list[str] | None, what: str) -> dict[str, str] | None:
     return dict(value.split("=", 1) for value in values)  # type: ignore[misc]
 
 
-def _progress(quiet: bool):  # noqa: ANN202 - the type lives in a module that is imported here
+def _progress(quiet: bool):
     from fireassay.progress import Console, Silent
 
     return Silent() if quiet else Console()
@@ -94,7 +96,9 @@ def _main(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs and report.")] = Path("fireassay-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs and report.")] = Path(
+        "fireassay-demo"
+    ),
     minutes: Annotated[float, typer.Option(help="Rough time for both trainings together.")] = 3.0,
     quiet: Quiet = False,
 ) -> None:
@@ -137,7 +141,9 @@ def assay(
     run: Annotated[Path, typer.Argument(help="A run folder, or with --potential/--calculator the folder to create.")],
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Assays to run, and overrides such as stability.replicas=10; default: those of the config."),
+        typer.Argument(
+            help="Assays to run, and overrides such as stability.replicas=10; default: those of the config."
+        ),
     ] = None,
     potential: Annotated[Path | None, typer.Option(help="A potential.safetensors to assay in a new folder.")] = None,
     calculator: Annotated[
@@ -154,22 +160,20 @@ def assay(
     `fireassay assay runs/emt accuracy --calculator ase.calculators.emt:EMT() --config cuau.yaml`.
     """
     with _reported():
-        from fireassay.pipeline import prepare_run, run_assays
+        from fireassay.pipeline import run_assays
 
-        if potential is not None or calculator is not None:
-            prepare_run(run, potential, calculator, config)
         chosen = [name for name in names or [] if "=" not in name]
         overrides = [name for name in names or [] if "=" in name]
-        for path in run_assays(run, chosen, overrides, _progress(quiet)):
+        for path in run_assays(run, chosen, overrides, _progress(quiet), potential, calculator, config):
             typer.echo(path)
 
 
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, one per potential.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file; figures/ and tables/ go beside it.")] = Path(
-        "report.html"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The HTML file; figures/ and tables/ go beside it.")
+    ] = Path("report.html"),
     title: Annotated[str | None, typer.Option(help="The report's title.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -189,18 +193,22 @@ def inspect_file(
 ) -> None:
     """Show keys, labels and their coverage, elements, periodicity, statistics, duplicates and suspicious units."""
     with _reported():
-        from fireassay.pipeline import inspection_text
+        from fireassay.data.inspect import inspect
 
-        typer.echo(inspection_text(file, _pairs(key, "label key"), _pairs(unit, "unit"), as_json=json))
+        inspection = inspect(file, keys=_pairs(key, "label key"), units=_pairs(unit, "unit"))
+        typer.echo(inspection.to_json() if json else inspection.to_text())
 
 
 @data_app.command("list")
 def list_data() -> None:
     """List the embedded data sets and their splits."""
     with _reported():
-        from fireassay.pipeline import embedded_text
+        from fireassay.data.catalogue import EMBEDDED, splits
 
-        typer.echo(embedded_text())
+        for name, description in EMBEDDED.items():
+            typer.echo(f"{name}: {description}")
+            for split in splits(name):
+                typer.echo(f"  {name}/{split}")
 
 
 @data_app.command("make")
@@ -255,7 +263,9 @@ def schema() -> None:
 
 
 @config_app.command("validate")
-def validate(config: Annotated[str, typer.Argument(help="A YAML file or a preset.")], overrides: Overrides = None) -> None:
+def validate(
+    config: Annotated[str, typer.Argument(help="A YAML file or a preset.")], overrides: Overrides = None
+) -> None:
     """Check a configuration; exit code 2 and one line when something is wrong."""
     with _reported():
         from fireassay.config import load_config

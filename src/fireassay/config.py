@@ -27,11 +27,11 @@ from fireassay.models import MODELS
 from fireassay.potential import Baseline, LocalPotential, Potential, Sum
 from fireassay.records import atomic
 from fireassay.settings import Settings
-from fireassay.training.recipe import Recipe
+from fireassay.training.recipe import Checkpointing, ErrorLogging, Recipe
 
 FORMAT = "fireassay-potential"
 FORMAT_VERSION = 1
-FROM_DATA = ("species", "avg_neighbours", "seed")  # constructor arguments that the data or the seed supply
+FROM_DATA = ("species", "average_neighbours", "seed")  # constructor arguments that the data or the seed supply
 WRAPPERS: dict[str, type[Potential]] = {"baseline": Baseline, "sum": Sum}
 
 
@@ -39,7 +39,9 @@ class Validation(Settings):
     """Where the validation frames come from: a file of their own, or a split of the training file."""
 
     file: str | None = Field(None, description="a file of its own; the split below is then not used")
-    method: Literal["random", "blocks", "group", "temperature"] = Field("random", description="how the frames are split off")
+    method: Literal["random", "blocks", "group", "temperature"] = Field(
+        "random", description="how the frames are split off"
+    )
     fraction: float = Field(0.1, ge=0, lt=1, description="share of the training file's frames")
     count: int | None = Field(None, ge=1, description="number of frames; overrides the fraction")
 
@@ -50,7 +52,9 @@ class Data(Settings):
     train: str = Field(description="training frames")
     validation: Validation = Field(default_factory=Validation)
     test: dict[str, str] = Field(default_factory=dict, description="test splits by name, such as {300K: test_300K.xyz}")
-    start: str | None = Field(None, description="start of the stability assay; default: the first test or training frame")
+    start: str | None = Field(
+        None, description="start of the stability assay; default: the first test or training frame"
+    )
     isolated_atoms: str | None = Field(None, description="file of isolated atoms, for baseline.e0 = isolated")
     keys: dict[str, str] | None = Field(None, description="label keys in the files, such as {energy: energy_xtb}")
     units: dict[str, str] | None = Field(None, description="units in the files, such as {energy: kcal/mol}")
@@ -83,6 +87,8 @@ class Config(Settings):
     model: dict[str, Any] = Field(description="type: nequip | mace, and the arguments of its constructor")
     baseline: BaselineConfig = Field(default_factory=BaselineConfig)
     training: Recipe = Field(default_factory=Recipe)
+    error_log: ErrorLogging = Field(default_factory=ErrorLogging)
+    checkpointing: Checkpointing = Field(default_factory=Checkpointing)
     assays: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {name: {} for name in ASSAYS}, description="the assays to run, each with its settings"
     )
@@ -121,7 +127,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_
 def parse_yaml(text: str, where: str) -> Any:
     """YAML of plain values. Raises InputError for anything else, tags included; never executes any of it."""
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
@@ -148,7 +154,11 @@ def with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 def preset_names() -> list[str]:
     """The presets that ship, in alphabetical order."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in files("fireassay.presets").iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in files("fireassay.presets").iterdir()
+        if entry.name.endswith(".yaml")
+    )
 
 
 def preset_text(name: str) -> str:
@@ -310,18 +320,38 @@ def load_potential(path: Path, device: torch.device | str = "cpu", dtype: torch.
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except Exception as error:
-        raise InputError(f"cannot read {path} as a potential: {error}; it is missing, cut short or not safetensors") from error
+        raise InputError(
+            f"cannot read {path} as a potential: {error}; it is missing, cut short or not safetensors"
+        ) from error
     if metadata.get("format") != FORMAT or metadata.get("version") != str(FORMAT_VERSION):
         found = f"{metadata.get('format')} version {metadata.get('version')}"
         raise InputError(f"{path} is {found}; this fireassay reads {FORMAT} version {FORMAT_VERSION}")
     try:
         potential = rebuild(json.loads(metadata["potential"]))
-        potential = potential.to(getattr(torch, metadata["dtype"]) if metadata["dtype"] in ("float32", "float64") else None)
+        potential = potential.to(
+            getattr(torch, metadata["dtype"]) if metadata["dtype"] in ("float32", "float64") else None
+        )
         potential.load_state_dict(tensors)
     except (KeyError, RuntimeError, json.JSONDecodeError) as error:
         text = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: weights and architecture do not belong together: {text}") from error
     return potential.to(device=device, dtype=dtype).eval()
+
+
+def resolved_yaml(config: Config) -> str:
+    """The configuration as YAML with all defaults filled in; reading it gives an equal configuration."""
+    content = config.model_dump(mode="json")
+    content["model"] = {"type": content["model"]["type"], **_plain_arguments(content["model"])}
+    content["assays"] = {
+        name: validated(ASSAYS[name].settings, settings, f"assays.{name}").model_dump(mode="json")
+        for name, settings in content["assays"].items()
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _plain_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = json.loads(json.dumps(validate_model(section)))
+    return {key: value for key, value in arguments.items() if not (key in FROM_DATA and value is None)}
 
 
 def symbol_map(values: Mapping[str, float], where: str) -> dict[int, float]:

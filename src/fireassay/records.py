@@ -87,7 +87,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Reads an npz without ever unpickling. Raises InputError when that is impossible."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:
         raise InputError(f"cannot read {path}: {error}; it is missing, cut short or holds objects") from error

@@ -1,0 +1,91 @@
+"""The seam beyond the contract: baselines, sums, and what happens in mixed precision and mixed batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fireassay.data.graph import from_structures
+from fireassay.data.structure import Structure
+from fireassay.errors import InputError
+from fireassay.potential import Baseline, Predictor, Sum
+from toys import Network, Pair
+
+WATER = Structure(np.array([8, 1, 1]), np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]))
+ICE = Structure(np.array([8, 1, 1]), WATER.positions, np.eye(3) * 4.0, np.ones(3, dtype=bool))
+E0 = {1: -13.6, 8: -2041.3}
+
+
+def test_a_baseline_adds_e0_scale_and_shift():
+    network = Network([1, 8]).double()
+    graph = from_structures([WATER], 4.0)
+    bare = network.local(graph)[0]
+    potential = Baseline(network, E0, scale={1: 2.0, 8: 3.0}, shift={1: 0.1, 8: 0.2})
+    scale, offset = torch.tensor([3.0, 2, 2]).double(), torch.tensor([0.2, 0.1, 0.1]).double()
+    expected = bare * scale + offset + torch.tensor([-2041.3, -13.6, -13.6], dtype=torch.float64)
+    torch.testing.assert_close(potential.local(graph)[0], expected, rtol=1e-12, atol=0)
+
+
+def test_the_energy_keeps_float64_over_a_float32_network():
+    potential = Baseline(Network([1, 8]), {1: -1e7, 8: -1e7})
+    graph = from_structures([WATER, WATER], 4.0, torch.float32)
+    with_e0 = potential.predict(graph).energy + 6e7 / 2
+    without = Baseline(Network([1, 8]), {1: 0.0, 8: 0.0}).predict(graph).energy
+    assert with_e0.dtype == torch.float64
+    torch.testing.assert_close(with_e0, without, atol=1e-7, rtol=0)
+
+
+def test_e0_survives_a_change_of_dtype_exactly():
+    potential = Baseline(Network([1, 8]), {1: -13.600000000001, 8: -2041.3}).float().half().double()
+    assert potential.e0.table[1].item() == -13.600000000001
+
+
+def test_scale_and_shift_train_only_when_asked():
+    def names(**kwargs: bool) -> set[str]:
+        return {n for n, p in Baseline(Network([1, 8]), E0, **kwargs).named_parameters() if p.requires_grad}
+
+    assert not names() & {"scale", "shift"}
+    assert names(trainable_scale=True, trainable_shift=True) >= {"scale", "shift"}
+
+
+def test_missing_isolated_atoms_are_named():
+    with pytest.raises(InputError, match=r"\[8\]"):
+        Baseline(Network([1, 8]), {1: -13.6})
+
+
+def test_unknown_elements_are_named():
+    with pytest.raises(InputError, match=r"\[79\]"):
+        Network([1, 8]).check_species([1, 79])
+
+
+def test_a_sum_adds_energies_forces_and_atom_energies():
+    terms = [Pair(4.0), Network([1, 8]).double()]
+    graph = from_structures([WATER, ICE], 4.0)
+    total = Sum(terms).predict(graph, stress=True)
+    parts = [term.predict(graph, stress=True) for term in terms]
+    for field in ("energy", "forces", "atom_energies"):
+        torch.testing.assert_close(getattr(total, field), sum(getattr(p, field) for p in parts))
+    torch.testing.assert_close(total.stress[1], parts[0].stress[1] + parts[1].stress[1])
+
+
+def test_a_molecule_has_no_stress_and_does_not_spoil_the_crystals_gradient():
+    network = Network([1, 8]).double()
+    prediction = network.predict(from_structures([WATER, ICE], 4.0), stress=True, differentiable=True)
+    assert torch.isnan(prediction.stress[0]).all()
+    assert torch.isfinite(prediction.stress[1]).all()
+    prediction.stress[1].square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+def test_stress_is_positive_in_tension():
+    """An attractive pair in a stretched cell pulls the cell together."""
+    attractive = Pair(6.0, epsilon=-1.0)
+    argon = Structure(np.array([18]), np.zeros((1, 3)), np.eye(3) * 3.5, np.ones(3, dtype=bool))
+    stress = attractive.predict(from_structures([argon], 6.0), stress=True).stress
+    assert torch.diagonal(stress[0]).min() > 0
+
+
+def test_every_potential_is_a_predictor():
+    assert isinstance(Pair(), Predictor)
+    assert isinstance(Baseline(Network([1, 8]), E0), Predictor)
