@@ -1,0 +1,398 @@
+"""Assay: how fast the training loss rises when the weights are displaced, and its loss entropy.
+
+Source: Vita & Schwalbe-Koda, Data efficiency and extrapolation trends in neural network interatomic potentials,
+section 3. Two surfaces are drawn, the RMSE of the energy per atom (eV/atom) and of the force components (eV/Å) over the
+training set, along lines θ + t δ, t in units of the weights' own norm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+from torch import Tensor
+
+from fireassay.assays.directions import Normalisation, Weight, draw, flat, like, weights_of
+from fireassay.assays.predictions import check_species, cut, cutoff_of, dtype_of
+from fireassay.data.datasets import Batch, Dataset
+from fireassay.data.structure import Structure
+from fireassay.errors import InputError
+from fireassay.potential import Potential
+from fireassay.progress import Progress, Silent
+from fireassay.records import AssayResult, Quantity, read_arrays, write_arrays
+from fireassay.settings import Settings
+
+Array = NDArray[np.float64]
+
+
+def _losses(loss: ArrayLike, temperature: float) -> Array:
+    values = np.asarray(loss, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise InputError(
+            f"loss has shape {values.shape}, needs (P,) with P > 0; average several directions first: loss.mean(axis=0)"
+        )
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise InputError(f"temperature is {temperature}, needs a positive number in the unit of the loss")
+    if np.isnan(values).any() or np.isneginf(values).any():
+        raise InputError("loss holds NaN or -inf; give a point where the model diverged as +inf")
+    return values
+
+
+def _logsumexp(x: Array) -> float:
+    top = x.max()
+    return float(top + np.log(np.exp(x - top).sum())) if np.isfinite(top) else float(top)
+
+
+def loss_entropy(loss: ArrayLike, temperature: float) -> float:
+    """S = log Σ_t exp(-ℓ(t) / T), eq. 6 with k = 1; a pure number.
+
+    loss (P,): the loss at the points of a line, averaged over directions (eq. 7), in the unit of `temperature`. A point
+    where the loss is +inf contributes nothing; S is -inf when all are. A loss of zero everywhere gives log P. The value
+    depends on the number of points: compare landscapes on one grid, or use `loss_entropy_integral`.
+
+    Raises InputError for another shape, NaN, -inf, or a temperature that is not positive.
+    """
+    return _logsumexp(-_losses(loss, temperature) / temperature)
+
+
+def loss_entropy_integral(t: ArrayLike, loss: ArrayLike, temperature: float) -> float:
+    """log ∫ exp(-ℓ(t) / T) dt, which does not depend on the grid's density; a pure number for t without unit.
+
+    t (P,) ascending, loss (P,) as in `loss_entropy`, taken as linear between the points and integrated exactly, so that
+    a V-shaped minimum needs no fine grid. A loss of zero everywhere gives the log of the interval's length.
+    """
+    points, values = np.asarray(t, dtype=np.float64), _losses(loss, temperature)
+    if points.shape != values.shape or len(points) < 2 or not (np.diff(points) > 0).all():
+        raise InputError(
+            f"t has shape {points.shape}, loss {values.shape}; needs two or more ascending points for both"
+        )
+    a, b = values[:-1] / temperature, values[1:] / temperature
+    usable = np.isfinite(a) & np.isfinite(b)
+    a, b, width = a[usable], b[usable], np.diff(points)[usable]
+    rise = np.abs(b - a)
+    mean = np.where(rise > 1e-9, -np.expm1(-rise) / np.where(rise > 1e-9, rise, 1.0), 1 - rise / 2)
+    return _logsumexp(np.log(width) + np.log(mean) - np.minimum(a, b)) if usable.any() else float("-inf")
+
+
+class LandscapeSettings(Settings):
+    """Settings of the landscape assay; the defaults are the published grid and temperatures."""
+
+    n_directions: int = Field(default=20, ge=1, description="random directions to average over")
+    points: int = Field(
+        default=81, ge=3, description="points of a line, odd so that the trained weights are one of them"
+    )
+    span: float = Field(default=0.25, gt=0, description="a line runs from -span to span, in units of the weights' norm")
+    normalisations: tuple[Normalisation, ...] = Field(
+        default=("filter",),
+        min_length=1,
+        description="how directions are scaled; published is the authors' degenerate one",
+    )
+    frozen: tuple[str, ...] = Field(
+        default=("*frequencies",),
+        description="name patterns of parameters that are not moved; published landscapes freeze Bessel frequencies",
+    )
+    published_rows: tuple[str, ...] = Field(
+        default=("*radial*",),
+        description="parameters that the published scaling takes row by row instead of one by one",
+    )
+    frames: int | None = Field(
+        default=None, ge=1, description="evaluate on this many random training frames; all when null"
+    )
+    seed: int = Field(default=0, description="of the directions and of the choice of frames")
+    temperature_energy: float = Field(default=0.004, gt=0, description="T_E, eV/atom")
+    temperature_forces: float = Field(default=0.04, gt=0, description="T_F, eV/Å")
+    alpha: float = Field(default=0.2, ge=0, le=1, description="S = alpha S_E + (1 - alpha) S_F")
+    plane_points: int = Field(
+        default=0, ge=0, description="points a side of a plane of the first two directions; 0 for none"
+    )
+    plane_span: float = Field(default=1.0, gt=0, description="a plane runs from -plane_span to plane_span")
+    max_edges: int = Field(default=5_000, ge=1, description="edges of one batch")
+    max_structures: int = Field(default=256, ge=1, description="structures of one batch")
+
+
+class Surfaces(NamedTuple):
+    """RMSE of the energy per atom in eV/atom and of the force components in eV/Å; NaN without labels, inf diverged."""
+
+    energy: Array
+    forces: Array
+
+
+class TrainingLoss:
+    """The two losses on a data set that is cut into batches once."""
+
+    def __init__(
+        self, potential: Potential, batches: Sequence[Batch], *, energies: bool = True, forces: bool = True
+    ) -> None:
+        self.potential, self.batches, self.energies, self.forces = potential, batches, energies, forces
+        self.sizes = [torch.bincount(b.graph.structure, minlength=b.graph.n_structures) for b in batches]
+        self.n_energies = sum(int(b.labels.has_energy.sum()) for b in batches)
+        self.n_forces = 3 * sum(int(b.labels.has_forces.sum()) for b in batches)
+
+    def __call__(self) -> tuple[float, float]:
+        """(eV/atom, eV/Å) with the weights that the potential has now."""
+        squares = torch.zeros(2, dtype=torch.float64, device=self.batches[0].graph.positions.device)
+        for batch, sizes in zip(self.batches, self.sizes, strict=True):
+            labels = batch.labels
+            found = self.potential.predict(batch.graph, forces=self.n_forces > 0)
+            energy = torch.where(labels.has_energy, (found.energy - labels.energy) / sizes, 0.0)
+            squares[0] += energy.to(torch.float64).square().sum()
+            if found.forces is not None:
+                error = torch.where(labels.has_forces.unsqueeze(1), found.forces - labels.forces, 0.0)
+                squares[1] += error.to(torch.float64).square().sum()
+        energy, forces = squares.tolist()
+        return _rmse(energy, self.n_energies), _rmse(forces, self.n_forces)
+
+
+def _rmse(squares: float, count: int) -> float:
+    if not count:
+        return float("nan")
+    return (squares / count) ** 0.5 if np.isfinite(squares) else float("inf")
+
+
+@contextmanager
+def _displaceable(potential: Potential, weights: Sequence[Weight]) -> Iterator[None]:
+    """Evaluation mode, no gradients to weights; whatever happens, everything is put back bit for bit."""
+    saved = [w.parameter.detach().clone() for w in weights]
+    flags = [(p, p.requires_grad) for p in potential.parameters()]
+    modes = [(m, m.training) for m in potential.modules()]
+    try:
+        potential.eval()
+        potential.requires_grad_(False)
+        yield
+    finally:
+        _place(weights, saved)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()
+def _place(weights: Sequence[Weight], values: Sequence[Tensor]) -> None:
+    for weight, value in zip(weights, values, strict=True):
+        weight.parameter.copy_(value)
+
+
+def run(
+    potential: Potential,
+    train: Sequence[Structure],
+    settings: LandscapeSettings | None = None,
+    *,
+    name: str = "potential",
+    folder: Path | None = None,
+    cutoff: float | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> AssayResult:
+    """Lines (and planes) of the training loss around the weights of `potential`, and their entropies.
+
+    Values and arrays are listed in docs/records.md. With `folder`, finished directions are kept in `folder/landscape`
+    and an interrupted run with the same weights, frames and settings goes on from there. The potential is displaced in
+    place and restored bit for bit, also after an error or an interrupt.
+
+    Raises InputError when the frames have neither energies nor forces, or no weight is left to be moved.
+    """
+    settings, progress = settings or LandscapeSettings(), progress or Silent()
+    if settings.points % 2 == 0:
+        raise InputError(f"points is {settings.points}; an odd number is needed, so that t = 0 is one of them")
+    weights = weights_of(potential, settings.frozen)
+    dataset = Dataset(_chosen(train, settings), cutoff_of(potential, cutoff))
+    check_species(potential, dataset)
+    groups = cut(dataset, settings.max_edges, settings.max_structures)
+    loss = TrainingLoss(potential, [dataset.select(g, dtype_of(potential, dtype), device) for g in groups])
+    if not loss.n_energies and not loss.n_forces:
+        raise InputError("the training frames have neither energies nor forces; a loss landscape needs labels")
+    t = np.linspace(-settings.span, settings.span, settings.points)
+    store = _Store(folder, _fingerprint(weights, dataset, settings))
+    values: dict[str, Quantity] = {"flat_entropy": Quantity(float(np.log(settings.points)))}
+    arrays: dict[str, NDArray] = {"t": t}
+    with _displaceable(potential, weights):
+        probe = _Probe(loss, weights, progress, f"landscape of {name}", settings)
+        minimum = probe.start(store)
+        values["minimum.energy"] = Quantity(minimum[0], "eV/atom")
+        values["minimum.forces"] = Quantity(minimum[1], "eV/Å")
+        try:
+            for normalisation in settings.normalisations:
+                _draw_surfaces(probe, normalisation, t, store, settings, values, arrays)
+        finally:
+            progress.stop()
+        values["grid_points_per_second"] = Quantity(probe.pace, "1/s")
+    values["n_weights"] = Quantity(sum(w.parameter.numel() for w in weights))
+    values["n_frames"] = Quantity(len(dataset))
+    units = {key: _unit_of_array(key) for key in arrays}
+    return AssayResult("landscape", name, settings.model_dump(mode="json"), values, arrays, units)
+
+
+class _Probe:
+    """Moves the weights and evaluates the loss there, counting grid points."""
+
+    def __init__(
+        self, loss: TrainingLoss, weights: Sequence[Weight], progress: Progress, title: str, settings: LandscapeSettings
+    ) -> None:
+        self.loss, self.weights, self.progress, self.title, self.settings = loss, weights, progress, title, settings
+        self.centre = flat([w.parameter for w in weights])
+        self.minimum = (float("nan"), float("nan"))
+        self.evaluated, self.seconds = 0, 0.0
+
+    def start(self, store: _Store) -> tuple[float, float]:
+        s = self.settings
+        line, plane = s.points - 1, s.plane_points**2
+        keys = [(n, d) for n in s.normalisations for d in range(s.n_directions)]
+        done = sum(line for n, d in keys if store.has(f"{n}-{d:03d}"))
+        done += sum(plane for n in s.normalisations if plane and store.has(f"{n}-plane"))
+        self.progress.start(self.title, len(s.normalisations) * (s.n_directions * line + plane), done)
+        self.minimum = self.loss()
+        return self.minimum
+
+    def at(self, offset: Tensor | None) -> tuple[float, float]:
+        """The losses at the centre + offset (W,); at the centre itself they are known."""
+        began = time.perf_counter()
+        if offset is None:
+            return self.minimum
+        _place(self.weights, like(self.centre + offset, self.weights))
+        found = self.loss()
+        self.evaluated, self.seconds = self.evaluated + 1, self.seconds + time.perf_counter() - began
+        self.progress.advance()
+        return found
+
+    @property
+    def pace(self) -> float | None:
+        """Grid points per second; None when all of them came from an earlier run."""
+        return self.evaluated / self.seconds if self.evaluated else None
+
+    def line(self, direction: Tensor, t: Array) -> Surfaces:
+        points = [self.at(None if x == 0 else x * direction) for x in t.tolist()]
+        energy, forces = zip(*points, strict=True)
+        return Surfaces(np.array(energy), np.array(forces))
+
+    def plane(self, directions: Tensor, t: Array) -> Surfaces:
+        points = [[self.at(x * directions[0] + y * directions[1]) for y in t.tolist()] for x in t.tolist()]
+        both = np.array(points)
+        return Surfaces(both[..., 0], both[..., 1])
+
+
+class _Store:
+    """Finished lines on disk, each with a fingerprint of what it was made from."""
+
+    def __init__(self, folder: Path | None, fingerprint: str) -> None:
+        self.folder = folder / "landscape" if folder is not None else None
+        self.fingerprint = fingerprint
+
+    def get(self, key: str) -> Surfaces | None:
+        if self.folder is None or not (path := self.folder / f"{key}.npz").exists():
+            return None
+        try:
+            found = read_arrays(path)
+            same = str(found["fingerprint"]) == self.fingerprint
+            return Surfaces(found["energy"], found["forces"]) if same else None
+        except (InputError, KeyError):
+            return None
+
+    def has(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def put(self, key: str, surfaces: Surfaces) -> None:
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_arrays(self.folder / f"{key}.npz", {**surfaces._asdict(), "fingerprint": self.fingerprint})
+
+
+def _draw_surfaces(
+    probe: _Probe,
+    normalisation: Normalisation,
+    t: Array,
+    store: _Store,
+    settings: LandscapeSettings,
+    values: dict[str, Quantity],
+    arrays: dict[str, NDArray],
+) -> None:
+    _place(probe.weights, like(probe.centre, probe.weights))
+    generator = torch.Generator().manual_seed(settings.seed)
+    directions, cosines = draw(probe.weights, normalisation, settings.n_directions, generator, settings.published_rows)
+    off_diagonal = (cosines - torch.diag(cosines.diagonal())).abs()
+    values[f"{normalisation}.cosine_max"] = Quantity(float(off_diagonal.max()))
+    arrays[f"{normalisation}.cosines"] = cosines.numpy()
+    lines = []
+    for d, direction in enumerate(directions):
+        key = f"{normalisation}-{d:03d}"
+        found = store.get(key)
+        if found is None:
+            found = probe.line(direction, t)
+            store.put(key, found)
+        lines.append(found)
+    surfaces = Surfaces(np.stack([x.energy for x in lines]), np.stack([x.forces for x in lines]))
+    arrays[f"{normalisation}.energy"], arrays[f"{normalisation}.forces"] = surfaces
+    _entropies(normalisation, t, surfaces, settings, values, arrays)
+    if settings.plane_points and settings.n_directions > 1:
+        found = store.get(f"{normalisation}-plane")
+        side = np.linspace(-settings.plane_span, settings.plane_span, settings.plane_points)
+        if found is None:
+            found = probe.plane(directions[:2], side)
+            store.put(f"{normalisation}-plane", found)
+        arrays["plane.t"] = side
+        arrays[f"{normalisation}.plane.energy"], arrays[f"{normalisation}.plane.forces"] = found
+
+
+def _entropies(
+    prefix: str,
+    t: Array,
+    surfaces: Surfaces,
+    settings: LandscapeSettings,
+    values: dict[str, Quantity],
+    arrays: dict[str, NDArray],
+) -> None:
+    temperatures = Surfaces(np.array(settings.temperature_energy), np.array(settings.temperature_forces))
+    factors = np.logspace(-2, 2, 41)
+    arrays["temperature_factor"] = factors
+    for kind in ("entropy", "entropy_integral"):
+        found: dict[str, float | None] = {}
+        for quantity in Surfaces._fields:
+            mean, temperature = getattr(surfaces, quantity).mean(0), float(getattr(temperatures, quantity))
+
+            def entropy(scale: float, mean: Array = mean, kind: str = kind) -> float:
+                return loss_entropy(mean, scale) if kind == "entropy" else loss_entropy_integral(t, mean, scale)
+
+            labelled = not np.isnan(mean).any()
+            found[quantity] = entropy(temperature) if labelled else None
+            if labelled and kind == "entropy":
+                arrays[f"{prefix}.entropy_of_temperature.{quantity}"] = np.array(
+                    [entropy(temperature * f) for f in factors]
+                )
+        e, f = found["energy"], found["forces"]
+        total = settings.alpha * e + (1 - settings.alpha) * f if e is not None and f is not None else None
+        for quantity, value in {**found, "total": total}.items():
+            values[f"{prefix}.{kind}.{quantity}"] = Quantity(value)
+
+
+def _chosen(train: Sequence[Structure], settings: LandscapeSettings) -> list[Structure]:
+    if settings.frames is None or settings.frames >= len(train):
+        return list(train)
+    chosen = np.random.default_rng(settings.seed).choice(len(train), settings.frames, replace=False)
+    return [train[i] for i in sorted(chosen.tolist())]
+
+
+def _fingerprint(weights: Sequence[Weight], dataset: Dataset, settings: LandscapeSettings) -> str:
+    fixed = settings.model_dump_json(exclude={"normalisations", "temperature_energy", "temperature_forces", "alpha"})
+    digest = hashlib.sha256(fixed.encode())
+    for weight in weights:
+        digest.update(f"{weight.name}{tuple(weight.parameter.shape)}{weight.parameter.dtype}{weight.axes}".encode())
+    digest.update(flat([w.parameter for w in weights]).numpy().tobytes())
+    for label in (*dataset.labels, dataset.atomic_numbers, dataset.structure_sizes):
+        digest.update(label.numpy().tobytes())
+    digest.update(np.concatenate([s.positions for s in dataset.structures]).tobytes())
+    return digest.hexdigest()
+
+
+def _unit_of_array(key: str) -> str:
+    if "entropy" in key:
+        return ""
+    return {"energy": "eV/atom", "forces": "eV/Å"}.get(key.rsplit(".", 1)[-1], "")
