@@ -22,8 +22,8 @@ def test_a_baseline_adds_e0_scale_and_shift():
     graph = from_structures([WATER], 4.0)
     bare = network.local(graph)[0]
     potential = Baseline(network, E0, scale={1: 2.0, 8: 3.0}, shift={1: 0.1, 8: 0.2})
-    scale, offset = torch.tensor([3.0, 2, 2]).double(), torch.tensor([0.2, 0.1, 0.1]).double()
-    expected = bare * scale + offset + torch.tensor([-2041.3, -13.6, -13.6], dtype=torch.float64)
+    scale, offset = np.array([3.0, 2, 2]), np.array([0.2, 0.1, 0.1]) + np.array([-2041.3, -13.6, -13.6])
+    expected = bare * torch.from_numpy(scale) + torch.from_numpy(offset)
     torch.testing.assert_close(potential.local(graph)[0], expected, rtol=1e-12, atol=0)
 
 

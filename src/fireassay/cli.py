@@ -1,7 +1,7 @@
 """The command line: thin verbs over the layers below. Heavy imports wait until a verb needs them.
 
-Exit codes: 0 done; 2 input that cannot be used (one line on stderr says what to do); 130 interrupted by Ctrl-C and 143 by
-SIGTERM, with everything saved for a resume.
+Exit codes: 0 done; 2 input that cannot be used (one line on stderr says what to do); 130 interrupted by Ctrl-C and
+143 by SIGTERM, with everything saved for a resume.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """YAML to objects and back: the only file where a string picks a class.
 
-A configuration is YAML plus dotted overrides (`training.epochs=50`). It is parsed by a safe loader, so a tag in it is an
-error and never code; it is validated by pydantic, so a misspelt key is an error that names the nearest known one. The
-`model` section is read from the constructor's signature of the class that `type` picks.
+A configuration is YAML plus dotted overrides (`training.epochs=50`). It is parsed by a safe loader, so a tag in it is
+an error and never code; it is validated by pydantic, so a misspelt key is an error that names the nearest known one.
+The `model` section is read from the constructor's signature of the class that `type` picks.
 """
 
 from __future__ import annotations
