@@ -1,4 +1,4 @@
-"""The one exception that means "your input, not our code"."""
+"""The exception that means "your input, not our code", and the one that means "asked to stop"."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class Interrupted(Exception):
+    """The user or the queue asked to stop; the work so far is saved and continues when the command is repeated.
+
+    The command line prints the message without a traceback and exits with `exit_code`, 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+        self.exit_code = 128 + signal
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,216 @@
+"""Training: from a potential, data and a recipe to the best weights and the record of how they came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fireassay.data.datasets import Dataset
+from fireassay.errors import InputError
+from fireassay.potential import Potential
+from fireassay.progress import Progress, Silent
+from fireassay.training.averaging import assign
+from fireassay.training.checkpoint import checkpoints, load_checkpoint, remove_leftovers, weights_of
+from fireassay.training.distributed import joined
+from fireassay.training.interruption import requests
+from fireassay.training.loop import CHECKPOINTS, Loop
+from fireassay.training.loss import Weights, check_labels
+from fireassay.training.recipe import Cosine, Recipe
+
+ERRORS = "errors.npz"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What came out. Rows are those of metrics.jsonl (docs/records.md); a value that was not finite is None."""
+
+    weights: dict[str, Tensor]  # state dict of the best weights, which the potential now has
+    source: Literal["live", "ema", "swa"]  # what the best weights are
+    finished: str  # epochs, patience, lr_below, max_seconds or target
+    epochs: int  # complete epochs
+    best_epoch: int  # from 1
+    best: dict[str, float | None]  # the row of the best epoch; under SWA, `validation.` of the average
+    last: dict[str, float | None]  # the row of the last epoch
+    seconds: float
+    folder: Path
+
+
+def fit(
+    potential: Potential,
+    train: Dataset,
+    validation: Dataset | None,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    resume: bool | Literal["auto"] = "auto",
+    weights: Weights | None = None,
+) -> FitResult:
+    """Trains `potential` in place, in its own dtype, and leaves it with the best weights, in evaluation mode.
+
+    `folder` receives metrics.jsonl, metrics.csv, errors.npz and checkpoint/ (see docs/records.md). With `resume` "auto"
+    a training that the folder holds goes on exactly where it stopped, otherwise a new one begins; True demands one,
+    False refuses one. `weights` weigh structures and atoms in the loss. Under torchrun the processes share each batch.
+
+    Raises InputError for data, recipe or checkpoint that cannot be used; `Diverged`, one of them, when the loss is no
+    longer finite; Interrupted after SIGTERM or Ctrl-C, once the state is saved.
+    """
+    device = torch.device(device)
+    _check(potential, train, validation, recipe)
+    potential.to(device)
+    fingerprint = _fingerprint(potential, train, validation, recipe, weights)
+    with joined(device) as ranks, requests() as request:
+        loop = Loop(
+            potential,
+            train,
+            validation,
+            recipe,
+            folder,
+            device=device,
+            ranks=ranks,
+            weights=weights or Weights(),
+            fingerprint=fingerprint,
+            request=request,
+            progress=progress if progress is not None and ranks.main else Silent(),
+        )
+        _resume(loop, resume)
+        loop.run()
+        return _finish(loop)
+
+
+def _resume(loop: Loop, resume: bool | Literal["auto"]) -> None:
+    folder = loop.folder / CHECKPOINTS
+    found = checkpoints(folder)
+    if resume is True and not found:
+        raise InputError(f"{folder} has no checkpoint to continue from; start without resume")
+    if resume is False and found:
+        raise InputError(f"{loop.folder} holds a training already; continue it or choose another folder")
+    if found:
+        checkpoint = load_checkpoint(found[-1])
+        _compare(checkpoint.values["fingerprint"], loop.fingerprint, loop.recipe, found[-1])
+        if loop.ranks.main:
+            remove_leftovers(folder)
+        loop.restore(checkpoint)
+        _reopen(loop)
+        return
+    if (loop.folder / "metrics.jsonl").exists():
+        raise InputError(f"{loop.folder} holds the metrics of a training without a checkpoint; choose another folder")
+    loop.save()
+
+
+def _reopen(loop: Loop) -> None:
+    """Lets a training that has ended go on, when its recipe now says so."""
+    position, stopping = loop.position, loop.recipe.stopping
+    limits = {"patience": stopping.patience, "lr_below": stopping.lr_below, "target": stopping.target}
+    lifted = position.finished in limits and limits[position.finished] is None
+    more_time = stopping.max_seconds is None or loop.seconds < stopping.max_seconds
+    if lifted or (position.finished == "max_seconds" and more_time):
+        position.finished = ""
+
+
+def _finish(loop: Loop) -> FitResult:
+    """Chooses the final weights, gives them to the potential and writes them and the error log."""
+    position, swa = loop.position, loop.recipe.swa
+    source: Literal["live", "ema", "swa"] = "ema" if loop.ema is not None else "live"
+    row = dict(position.best_row or position.last_row)
+    if loop.best is None:
+        loop.best = [weight.detach().clone() for weight in loop.averaged() or loop.parameters]
+    if swa is not None and loop.swa is not None and loop.swa.count:
+        mean = loop.swa.mean()
+        metrics = loop.validate(mean)
+        score = metrics.get(loop.recipe.monitor)
+        better = score is not None and position.best is not None and score < position.best
+        if swa.choose == "always" or better:
+            loop.best, source = mean, "swa"
+            row |= {"epoch": position.epoch, **{f"validation.{name}": value for name, value in metrics.items()}}
+    loop.save_best()
+    assign(loop.parameters, loop.best)
+    loop.potential.eval()
+    if loop.ranks.main and loop.error_log is not None:
+        loop.error_log.trajectory.save(loop.folder / ERRORS)
+    loop.log.close()
+    return FitResult(
+        weights=weights_of(loop.potential),
+        source=source,
+        finished=position.finished,
+        epochs=position.epoch,
+        best_epoch=position.epoch if source == "swa" else position.best_epoch,
+        best=row,
+        last=dict(position.last_row),
+        seconds=loop.seconds,
+        folder=loop.folder,
+    )
+
+
+def _check(potential: Potential, train: Dataset, validation: Dataset | None, recipe: Recipe) -> None:
+    cutoff = getattr(potential, "cutoff", 0.0)
+    for name, dataset in (("training", train), ("validation", validation)):
+        if dataset is None:
+            continue
+        potential.check_species(dataset.species)
+        if dataset.cutoff < cutoff:
+            raise InputError(f"the {name} data has neighbours up to {dataset.cutoff} Å, the potential needs {cutoff} Å")
+    for stage in (1, 2):
+        check_labels(recipe.loss_in(stage), train)
+
+
+def _fingerprint(
+    potential: Potential, train: Dataset, validation: Dataset | None, recipe: Recipe, weights: Weights | None
+) -> dict[str, Any]:
+    shapes = {name: [str(p.dtype).removeprefix("torch."), *p.shape] for name, p in potential.named_parameters()}
+    chosen = [None if value is None else value.detach().cpu().numpy() for value in weights or ()]
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "potential": {"type": type(potential).__name__, "parameters": shapes},
+        "training data": _content(train),
+        "validation data": None if validation is None else _content(validation),
+        "weights of structures and atoms": [None if v is None else _hash(v) for v in chosen],
+    }
+
+
+def _content(dataset: Dataset) -> dict[str, Any]:
+    """Size and hash of a data set. Positions and labels count, provenance does not."""
+    parts: list[Any] = [dataset.atomic_numbers.numpy(), dataset.structure_sizes.numpy()]
+    parts += [value.numpy() for value in dataset.labels]
+    for structure in dataset.structures:
+        parts += [structure.positions, structure.cell, structure.pbc]
+    return {"structures": len(dataset), "cutoff": dataset.cutoff, "content": _hash(*parts)}
+
+
+def _hash(*arrays: Any) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
+    """Raises InputError that lists what differs between a checkpoint and the training that wants to go on from it."""
+    free = {"recipe.checkpoints", "recipe.stopping", "recipe.tensorboard"}
+    if not isinstance(recipe.schedule, Cosine):
+        free.add("recipe.epochs")
+    was, is_now = _flat(before), _flat(json.loads(json.dumps(now)))
+    different = [
+        f"{key} was {was.get(key, 'absent')}, is {is_now.get(key, 'absent')}"
+        for key in sorted(was.keys() | is_now.keys())
+        if was.get(key) != is_now.get(key) and not any(key == name or key.startswith(name + ".") for name in free)
+    ]
+    if different:
+        shown = "; ".join(different[:5]) + (f"; and {len(different) - 5} more" if len(different) > 5 else "")
+        raise InputError(f"{path} belongs to another training: {shown}; use the same settings or another folder")
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        items = [_flat(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()]
+        return {key: leaf for item in items for key, leaf in item.items()}
+    return {path: value}

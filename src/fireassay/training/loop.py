@@ -1,0 +1,461 @@
+"""The training loop: steps, ends of epochs, and the whole of its state.
+
+An epoch's order of structures depends on the seed and the epoch alone, and everything that an epoch's end changes is
+changed at once, after validation; so a state is complete between any two steps, and continuing from it repeats the
+uninterrupted run bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fireassay.data.datasets import Dataset
+from fireassay.errors import InputError, Interrupted
+from fireassay.potential import Potential
+from fireassay.progress import Progress
+from fireassay.training.averaging import Ema, Swa, replaced
+from fireassay.training.checkpoint import (
+    Checkpoint,
+    optimiser_state,
+    random_state,
+    restore_optimiser,
+    restore_random_state,
+    save_checkpoint,
+    save_weights,
+    weights_of,
+)
+from fireassay.training.distributed import Ranks
+from fireassay.training.error_log import ErrorLog
+from fireassay.training.evaluate import evaluate
+from fireassay.training.interruption import Request
+from fireassay.training.loss import (
+    N_SUMS,
+    Weights,
+    errors_of,
+    loss_sums,
+    metric_sums,
+    metrics_of,
+    species_weights,
+    total,
+)
+from fireassay.training.metrics_log import MetricsLog
+from fireassay.training.recipe import Plateau, Recipe
+from fireassay.training.schedule import Rate, make_optimiser, named_trainable, set_rate
+
+CHECKPOINTS = "checkpoint"
+BEST = "best.safetensors"
+
+
+class Diverged(InputError):
+    """The loss or its gradient is no longer a finite number; the last good checkpoint is kept."""
+
+
+class _Postponed(Exception):
+    """Leaves a validation that can be repeated."""
+
+
+@dataclass
+class Position:
+    """Where a training stands, as JSON values. Epochs count from 0 here: `epoch` of them are complete."""
+
+    epoch: int = 0
+    batch: int = 0  # of the epoch under way
+    stage: int = 1
+    averaging: bool = False  # whether SWA has begun
+    early: bool = False  # whether the next phase begins before its time, because patience has run out
+    phase_began: int = 0  # epoch from which patience counts
+    best: float | None = None
+    best_epoch: int = 0  # complete epochs at the best value
+    best_row: dict[str, float | None] = field(default_factory=dict)
+    last_row: dict[str, float | None] = field(default_factory=dict)
+    gradient_norm: float = 0.0  # largest of the epoch under way
+    seconds: float = 0.0
+    finished: str = ""  # why the training has ended
+
+
+class Loop:
+    """One training in one process. `run` goes on from wherever it stands; `state` and `restore` are exact inverses."""
+
+    def __init__(
+        self,
+        potential: Potential,
+        train: Dataset,
+        validation: Dataset | None,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        device: torch.device,
+        ranks: Ranks,
+        weights: Weights,
+        fingerprint: dict[str, Any],
+        request: Request,
+        progress: Progress,
+    ) -> None:
+        self.potential, self.train, self.validation = potential, train, validation
+        self.recipe, self.folder, self.device, self.ranks = recipe, folder, device, ranks
+        self.weights, self.fingerprint, self.request, self.progress = weights.to(device), fingerprint, request, progress
+        named = named_trainable(potential)
+        self.names, self.parameters = list(named), list(named.values())
+        self.dtype = self.parameters[0].dtype
+        ranks.copy_from_main_([value.detach() for value in self.parameters])
+        self.optimiser = make_optimiser(recipe.optimiser, named)
+        self.rate = Rate(recipe)
+        self.ema = Ema(self.parameters, recipe.ema.decay, recipe.ema.warm_up) if recipe.ema else None
+        self.swa = Swa(self.parameters) if recipe.swa else None
+        self.species = species_weights(recipe.loss.forces, train).to(device)
+        self.error_log = ErrorLog(recipe.error_log, train, folder, device, ranks) if recipe.error_log.enabled else None
+        self.log = MetricsLog(folder, recipe.tensorboard and ranks.main)
+        self.position = Position()
+        self.best: list[Tensor] | None = None
+        self.sums = torch.zeros(N_SUMS, dtype=torch.float64, device=device)
+        self._forces, self._stress = _needed(recipe, train)
+        self._began = time.monotonic()
+        self._saved = self._began
+        self._epoch_began = self.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Training time in s, interruptions excluded."""
+        return self.position.seconds + time.monotonic() - self._began
+
+    def run(self) -> None:
+        """Trains until the recipe's end. Raises Interrupted after saving when asked to stop, Diverged, InputError."""
+        position = self.position
+        done = position.epoch * len(self.train)
+        self.progress.start("training", self.recipe.epochs * len(self.train), done)
+        try:
+            while not position.finished:
+                if position.epoch >= self.recipe.epochs:
+                    position.finished = "epochs"
+                    break
+                self._begin_phases()
+                self._train_epoch()
+                self._end_epoch()
+                last = bool(position.finished) or position.epoch >= self.recipe.epochs
+                asked = self._asked(self.request.signal)
+                if last or asked or position.epoch % self.recipe.checkpoints.every_epochs == 0:
+                    self.save()
+                if asked and not last:
+                    self._leave(self.request.signal or signal.SIGTERM)
+        finally:
+            self.progress.stop()
+
+    def batches(self, epoch: int) -> list[Tensor]:
+        """The epoch's structures, shuffled by seed and epoch alone and divided into global batches."""
+        recipe = self.recipe
+        order = np.arange(len(self.train))
+        if recipe.shuffle:
+            order = np.random.default_rng([recipe.seed, epoch]).permutation(order)
+        if recipe.max_edges is not None:
+            return self.train.batches_by_edges(recipe.max_edges, order)
+        return self.train.batches_by_size(recipe.batch_size, order)
+
+    def averaged(self) -> list[Tensor] | None:
+        """The weights that are evaluated: EMA's when it is on, None for the live ones."""
+        return self.ema.shadow if self.ema is not None else None
+
+    def validate(self, values: list[Tensor] | None) -> dict[str, float]:
+        """Metrics of the validation set with `values` as weights; empty when there is no validation set."""
+        if self.validation is None:
+            return {}
+        with replaced(self.parameters, values):
+            return evaluate(
+                self.potential,
+                self.validation,
+                self.recipe.loss_in(self.position.stage),
+                batch_size=self.recipe.validation_batch_size or 2 * self.recipe.batch_size,
+                max_edges=self.recipe.max_edges,
+                dtype=self.dtype,
+                device=self.device,
+                species=self.species,
+                ranks=self.ranks,
+                after_batch=self._postpone_if_asked if self.ranks.world == 1 else None,
+            )
+
+    def save(self) -> None:
+        """Writes a checkpoint; all processes take part."""
+        checkpoint = self.state()
+        if self.ranks.main:
+            save_checkpoint(self.folder / CHECKPOINTS, checkpoint, self.position.epoch, self.position.batch)
+        self._saved = time.monotonic()
+
+    def state(self) -> Checkpoint:
+        """Everything that the rest of the training depends on."""
+        tensors, values = random_state(self.device, self.ranks)
+        tensors |= {f"model.{name}": value for name, value in self.potential.state_dict().items()}
+        tensors |= optimiser_state(self.optimiser)
+        tensors["sums"] = self.ranks.summed(self.sums)
+        content = {
+            "position": {**asdict(self.position), "seconds": self.seconds},
+            "rate": self.rate.state(),
+            "rng": values,
+            "log": self.log.position(),
+            "fingerprint": self.fingerprint,
+        }
+        if self.ema is not None:
+            tensors |= self._named("ema", self.ema.shadow)
+            content["ema"] = self.ema.steps
+        if self.swa is not None:
+            tensors |= self._named("swa", self.swa.sums)
+            content["swa"] = self.swa.count
+        if self.best is not None:
+            tensors |= self._named("best", self.best)
+        if self.error_log is not None:
+            more, content["error_log"] = self.error_log.state()
+            tensors |= more
+        return Checkpoint(tensors, content)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continues from `state`'s value, bit for bit; the logs are cut back to it."""
+        tensors, content = checkpoint.tensors, checkpoint.values
+        model = {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
+        self.potential.load_state_dict(model)
+        restore_optimiser(self.optimiser, tensors)
+        restore_random_state(tensors, content["rng"], self.device, self.ranks)
+        self.position = Position(**content["position"])
+        self._began = self._saved = time.monotonic()
+        self._epoch_began = self.seconds
+        self.rate.restore(content["rate"])
+        self.sums.copy_(tensors["sums"]) if self.ranks.main else self.sums.zero_()
+        if self.ema is not None:
+            self.ema.steps = content["ema"]
+            self._fill("ema", self.ema.shadow, tensors)
+        if self.swa is not None:
+            self.swa.count = content["swa"]
+            self._fill("swa", self.swa.sums, tensors)
+        if f"best.{self.names[0]}" in tensors:
+            self.best = [value.detach().clone() for value in self.parameters]
+            self._fill("best", self.best, tensors)
+        if self.error_log is not None:
+            self.error_log.restore(tensors, content["error_log"])
+        if self.ranks.main:
+            self.log.restore(content["log"])
+
+    def save_best(self) -> None:
+        """Writes the best weights so far as a state dict of their own."""
+        if self.ranks.main:
+            with replaced(self.parameters, self.best):
+                save_weights(self.folder / CHECKPOINTS / BEST, weights_of(self.potential))
+
+    def _begin_phases(self) -> None:
+        position, recipe = self.position, self.recipe
+        pending = []
+        if recipe.stage_two is not None and position.stage == 1:
+            pending.append((recipe.stage_two.start_epoch, "stage_two"))
+        if recipe.swa is not None and not position.averaging:
+            pending.append((recipe.swa.start_epoch, "swa"))
+        for start, name in sorted(pending):
+            if position.epoch + 1 < start and not position.early:
+                continue
+            position.early, position.phase_began = False, position.epoch
+            phase = recipe.stage_two if name == "stage_two" else recipe.swa
+            if phase is not None and phase.lr is not None:
+                self.rate.constant = phase.lr
+            if name == "stage_two":
+                position.stage, position.best, self.best = 2, None, None
+                self.rate.forget()
+            else:
+                position.averaging = True
+
+    def _train_epoch(self) -> None:
+        position, every = self.position, self.recipe.checkpoints.every_batches
+        batches = self.batches(position.epoch)
+        loss = self.recipe.loss_in(position.stage)
+        self.potential.train()
+        while position.batch < len(batches):
+            chosen = batches[position.batch]
+            started = (position.epoch + position.batch / len(batches), 1 / len(batches))
+            save, leave = self._step(chosen, loss, self.rate.at(*started))
+            position.batch += 1
+            self.progress.advance(len(chosen))
+            last = position.batch == len(batches)
+            if leave or save or (every is not None and position.batch % every == 0 and not last):
+                self.save()
+            if leave:
+                self._leave(leave)
+
+    def _step(self, chosen: Tensor, loss: Any, lr: float) -> tuple[bool, int]:
+        """One step on the global batch `chosen`; returns whether to save, and the signal that asks to stop or 0."""
+        flags = torch.zeros(5, dtype=torch.float64, device=self.device)
+        mine = chosen[self.ranks.rank :: self.ranks.world]
+        self.optimiser.zero_grad(set_to_none=True)
+        numerators = None
+        if len(mine):
+            batch = self.train.select(mine, self.dtype, self.device)
+            prediction = self.potential.predict(batch.graph, self._forces, self._stress, differentiable=True)
+            errors = errors_of(prediction, batch)
+            numerators = loss_sums(errors, batch, loss, self.species, self.weights)
+            detached = torch.cat([numerators.detach(), metric_sums(errors, batch)])
+            flags[:3] = detached[3:6]
+        save, leave = self._wishes()
+        if self.ranks.world > 1:
+            flags[3:] = flags.new_tensor([save, leave])
+            flags = self.ranks.summed(flags)
+            save, leave = bool(flags[3] > 0), int(flags[4])
+        value = flags.new_zeros(())
+        if numerators is not None:
+            value = total(loss, numerators, flags[:3])
+            value.backward()
+        norm = self._gradient_norm()
+        self._check_finite(value.detach(), norm, chosen)
+        set_rate(self.optimiser, lr)
+        self.optimiser.step()
+        if self.ema is not None:
+            self.ema.update()
+        if numerators is not None:
+            self.sums += detached
+            if self.error_log is not None:
+                self.error_log.record(batch, errors)
+        return save, leave
+
+    def _gradient_norm(self) -> Tensor:
+        for parameter in self.parameters:
+            if parameter.grad is None:  # so that one and many processes take the same step
+                parameter.grad = torch.zeros_like(parameter)
+        self.ranks.sum_([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        return torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_gradient_norm or math.inf)
+
+    def _check_finite(self, value: Tensor, norm: Tensor, chosen: Tensor) -> None:
+        norm_value = float(norm + 0 * value) if self.ranks.world == 1 else float(norm)
+        self.position.gradient_norm = max(self.position.gradient_norm, norm_value)
+        if math.isfinite(norm_value):
+            return
+        frames = [self.train.structures[k].where for k in chosen.tolist()]
+        named = ", ".join(frames[:8]) + (f" and {len(frames) - 8} more" if len(frames) > 8 else "")
+        position = self.position
+        raise Diverged(
+            f"loss or gradient is not finite in epoch {position.epoch + 1}, batch {position.batch + 1} ({named}); "
+            "lower the learning rate, set max_gradient_norm, or check these frames; the last checkpoint is kept"
+        )
+
+    def _end_epoch(self) -> None:
+        position, recipe = self.position, self.recipe
+        epoch = position.epoch + 1
+        due = self.validation is not None and (epoch % recipe.validation_interval == 0 or epoch == recipe.epochs)
+        try:
+            validation = self.validate(self.averaged()) if due else {}
+        except _Postponed:
+            self.save()
+            self._leave(self.request.signal or 0)
+        train = metrics_of(recipe.loss_in(position.stage), self.ranks.summed(self.sums))
+        if self.error_log is not None:
+            self.error_log.end_epoch()
+        if self.swa is not None and position.averaging:
+            self.swa.update()
+        self._log(epoch, train, validation)
+        self._judge(epoch, validation if self.validation is not None else train)
+        position.epoch, position.batch, position.gradient_norm = epoch, 0, 0.0
+        self.sums.zero_()
+        self._stop_early()
+
+    def _log(self, epoch: int, train: dict[str, float], validation: dict[str, float]) -> None:
+        position = self.position
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "stage": position.stage,
+            "seconds": round(self.seconds, 3),
+            "lr": self.rate.at(math.nextafter(epoch, 0)),
+            "gradient_norm": position.gradient_norm,
+            "loss": train["loss"],
+        }
+        row |= {f"train.{name}": value for name, value in train.items() if name != "loss"}
+        row |= {f"validation.{name}": value for name, value in validation.items()}
+        if self.ranks.main:
+            self.log.append(row)
+        position.last_row = {key: v if math.isfinite(v) else None for key, v in row.items()}
+        self.progress.advance(0, _note(row, self.recipe.epochs))
+
+    def _judge(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Tells the schedule how the epoch went, and keeps the weights when they are the best so far."""
+        position, schedule = self.position, self.recipe.schedule
+        watched = schedule.monitor if isinstance(schedule, Plateau) and schedule.monitor else self.recipe.monitor
+        if metrics:
+            self.rate.epoch_ended(_measured(metrics, watched))
+        value = _measured(metrics, self.recipe.monitor) if metrics else math.inf
+        if math.isfinite(value) and (position.best is None or value < position.best):
+            position.best, position.best_epoch, position.best_row = value, epoch, dict(position.last_row)
+            current = self.averaged() or self.parameters
+            self.best = [weight.detach().clone() for weight in current]
+            self.save_best()
+
+    def _stop_early(self) -> None:
+        position, stopping = self.position, self.recipe.stopping
+        waited = position.epoch - max(position.best_epoch, position.phase_began)
+        reason = ""
+        if stopping.patience is not None and waited >= stopping.patience:
+            reason = "patience"
+        elif stopping.lr_below is not None and self._rate_has_fallen(stopping.lr_below):
+            reason = "lr_below"
+        if reason and self._phases_left():
+            position.early, reason = True, ""
+        if stopping.target is not None and position.best is not None and position.best <= stopping.target:
+            reason = "target"
+        now = self.seconds
+        if stopping.max_seconds is not None and self._asked(now + (now - self._epoch_began) > stopping.max_seconds):
+            reason = "max_seconds"
+        self._epoch_began = now
+        position.finished = reason
+
+    def _rate_has_fallen(self, limit: float) -> bool:
+        return self.position.epoch >= self.recipe.warm_up_epochs and self.rate.at(self.position.epoch) < limit
+
+    def _phases_left(self) -> bool:
+        stage_two = self.recipe.stage_two is not None and self.position.stage == 1
+        return stage_two or (self.recipe.swa is not None and not self.position.averaging)
+
+    def _wishes(self) -> tuple[bool, int]:
+        minutes = self.recipe.checkpoints.every_minutes
+        due = minutes is not None and time.monotonic() - self._saved > 60 * minutes
+        return due and self.ranks.main, self.request.signal or 0
+
+    def _asked(self, wish: Any) -> bool:
+        """Whether any process wishes so."""
+        return bool(self.ranks.largest(torch.tensor(float(bool(wish)), device=self.device)) > 0)
+
+    def _postpone_if_asked(self) -> None:
+        if self.request.signal is not None:
+            raise _Postponed
+
+    def _leave(self, number: int) -> None:
+        where = f"epoch {self.position.epoch + 1}, batch {self.position.batch}"
+        raise Interrupted(f"stopped at {where}; saved in {self.folder}; repeat the command to continue", number)
+
+    def _named(self, kind: str, values: list[Tensor]) -> dict[str, Tensor]:
+        return {f"{kind}.{name}": value for name, value in zip(self.names, values, strict=True)}
+
+    def _fill(self, kind: str, values: list[Tensor], tensors: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in zip(self.names, values, strict=True):
+                value.copy_(tensors[f"{kind}.{name}"])
+
+
+def _needed(recipe: Recipe, train: Dataset) -> tuple[bool, bool]:
+    """Whether a training step needs forces, and stress."""
+    losses = (recipe.loss_in(1), recipe.loss_in(2))
+    wanted = recipe.error_log.enabled and bool(train.labels.has_forces.any())
+    return wanted or any(loss.forces.weight > 0 for loss in losses), any(loss.stress.weight > 0 for loss in losses)
+
+
+def _measured(metrics: dict[str, float], name: str) -> float:
+    if name not in metrics:
+        raise InputError(f"monitor is {name!r}, but the data has no such label; there are {', '.join(metrics)}")
+    return metrics[name]
+
+
+def _note(row: dict[str, Any], epochs: int) -> str:
+    kind = "validation" if "validation.loss" in row else "train"
+    parts = [f"epoch {row['epoch']}/{epochs}"]
+    if f"{kind}.forces_rmse" in row:
+        parts.append(f"{kind} force RMSE {1000 * row[f'{kind}.forces_rmse']:.1f} meV/Å")
+    if f"{kind}.energy_per_atom_rmse" in row:
+        parts.append(f"energy {1000 * row[f'{kind}.energy_per_atom_rmse']:.2f} meV/atom")
+    return ", ".join(parts)
