@@ -27,3 +27,13 @@ def neighbour_list(
         neighbour[order].astype(np.int64),
         shift[order].astype(np.int64).reshape(-1, 3),
     )
+
+
+def completed_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The cell (3, 3) with every non-periodic row replaced by a unit vector normal to all the others: invertible."""
+    full = np.where(pbc[:, None], cell, 0.0).astype(np.float64)
+    missing = np.flatnonzero(~pbc)
+    if len(missing):
+        _, _, rows = np.linalg.svd(full)  # the last rows of V^T span what the lattice vectors leave free
+        full[missing] = rows[3 - len(missing) :]
+    return full

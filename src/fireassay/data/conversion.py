@@ -1,0 +1,131 @@
+"""From the numbers of a file to eV and Å, and from a frame with a key mapping to a structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fireassay.data.frame import Frame, describe, is_number, is_numeric
+from fireassay.data.keys import Mapped
+from fireassay.data.structure import Provenance, Structure
+from fireassay.errors import InputError, nearest
+from fireassay.units import ENERGY, LENGTH, STRESS
+
+_VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # xx yy zz yz xz xy
+
+
+@dataclass(frozen=True)
+class Units:
+    """Factors from a file's units to eV, Å, eV/Å and eV/Å^3."""
+
+    energy: float = 1.0
+    length: float = 1.0
+    forces: float = 1.0
+    stress: float = 1.0
+    virial: float = 1.0
+
+    @classmethod
+    def of(cls, names: Mapping[str, str] | None) -> Units:
+        """From names such as {"energy": "kcal/mol", "length": "Angstrom", "forces": "Hartree/Bohr", "stress": "GPa"}.
+
+        Forces not named are in energy per length, stress in energy per length cubed, the virial in energy.
+
+        Raises InputError for an unknown quantity or unit.
+        """
+        names = dict(names or {})
+        quantities = ("energy", "length", "forces", "stress", "virial")
+        for name in names:
+            if name not in quantities:
+                raise InputError(f"units: {name!r} is no quantity{nearest(name, quantities)}; needs {list(quantities)}")
+        energy = _factor("energy", names.get("energy", "eV"), ENERGY)
+        length = _factor("length", names.get("length", "Å"), LENGTH)
+        forces = energy / length
+        if "forces" in names:
+            above, _, below = names["forces"].rpartition("/")
+            forces = _factor("forces", above, ENERGY) / _factor("forces", below, LENGTH)
+        stress = _factor("stress", names["stress"], STRESS) if "stress" in names else energy / length**3
+        virial = _factor("virial", names["virial"], ENERGY) if "virial" in names else energy
+        return cls(energy, length, forces, stress, virial)
+
+
+def _factor(quantity: str, name: str, known: Mapping[str, float]) -> float:
+    by_case = {unit.casefold(): value for unit, value in known.items()} | {"ang": 1.0, "a": 1.0, "hartree/mol": np.nan}
+    value = known.get(name, by_case.get(name.casefold()) if isinstance(name, str) else None)
+    if value is None or not np.isfinite(value):
+        raise InputError(
+            f"units: {name!r} is no unit of {quantity}{nearest(str(name), known)}; known are {list(known)}"
+        )
+    return value
+
+
+def structure_of(frame: Frame, mapped: Mapped, units: Units) -> Structure:
+    """The frame as a structure in eV and Å; a label that this frame lacks is None.
+
+    Stress may be (3, 3), 9 numbers or 6 in the order xx yy zz yz xz xy; a virial W becomes the stress -W / V.
+
+    Raises InputError for labels of the wrong shape or type and for values that are not finite.
+    """
+    energy = _value(frame, mapped["energy"])
+    forces = _value(frame, mapped["forces"])
+    cell = frame.cell * units.length
+    temperature, group = _value(frame, mapped["temperature"]), _value(frame, mapped["group"])
+    if energy is not None and not is_number(energy):
+        raise _wrong(frame, "energy", mapped["energy"], energy, "one number")
+    if forces is not None and not (is_numeric(forces) and forces.shape == (len(frame), 3)):
+        raise _wrong(frame, "forces", mapped["forces"], forces, f"({len(frame)}, 3) numbers")
+    if temperature is not None and not is_number(temperature):
+        raise _wrong(frame, "temperature", mapped["temperature"], temperature, "one number")
+    return Structure(
+        atomic_numbers=frame.atomic_numbers,
+        positions=frame.positions * units.length,
+        cell=cell,
+        pbc=frame.pbc,
+        energy=None if energy is None else float(np.asarray(energy).reshape(())) * units.energy,
+        forces=None if forces is None else forces.astype(np.float64) * units.forces,
+        stress=_stress(frame, mapped, units, cell),
+        provenance=Provenance(
+            frame.file,
+            frame.number,
+            None if group is None else str(group),
+            None if temperature is None else float(np.asarray(temperature).reshape(())),
+        ),
+    )
+
+
+def _value(frame: Frame, key: str | None) -> Any:
+    return None if key is None else frame.values.get(key)
+
+
+def _stress(frame: Frame, mapped: Mapped, units: Units, cell: NDArray) -> NDArray | None:
+    for label in ("stress", "virial"):
+        value = _value(frame, mapped[label])
+        if value is None:
+            continue
+        if not is_numeric(value) or value.size not in (6, 9):
+            raise _wrong(frame, label, mapped[label], value, "(3, 3), 9 or 6 numbers")
+        flat = value.astype(np.float64).reshape(-1)
+        tensor = flat[_VOIGT] if flat.size == 6 else flat.reshape(3, 3)
+        if np.abs(tensor - tensor.T).max() > 1e-3 * np.abs(tensor).max() + 1e-6:
+            raise InputError(
+                f"{frame.where}: {label} {tensor.tolist()} is not symmetric; is {mapped[label]!r} a {label}?"
+            )
+        tensor = (tensor + tensor.T) / 2
+        if label == "stress":
+            return tensor * units.stress
+        volume = abs(np.linalg.det(cell))
+        if volume == 0:
+            raise InputError(
+                f"{frame.where}: has a virial but no cell to divide it by; leave it with keys={{virial: null}}"
+            )
+        return -tensor * units.virial / volume
+    return None
+
+
+def _wrong(frame: Frame, label: str, key: str | None, value: Any, needed: str) -> InputError:
+    kind = describe(value, len(frame))
+    shape = f" {np.shape(value)}" if np.ndim(value) else ""
+    return InputError(f"{frame.where}: {label} under {key!r} is {kind}{shape if 'N' in kind else ''}, needs {needed}")

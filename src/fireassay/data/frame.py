@@ -1,0 +1,87 @@
+"""One frame as its file has it: geometry in the file's units, and every other value under the file's own key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fireassay.errors import InputError
+
+_ELEMENTS = (
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
+    "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir "
+    "Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl "
+    "Mc Lv Ts Og"
+)
+ATOMIC_NUMBERS = {symbol: number for number, symbol in enumerate(_ELEMENTS.split(), start=1)}
+SYMBOLS = {number: symbol for symbol, number in ATOMIC_NUMBERS.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Geometry in the file's length unit, and `values`: key -> number, string or array, uninterpreted.
+
+    `number` counts from 0 in the file, `line` from 1 where the format has lines.
+    """
+
+    file: str
+    number: int
+    atomic_numbers: NDArray[np.int64]  # (N,)
+    positions: NDArray[np.float64]  # (N, 3)
+    cell: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))  # rows are lattice vectors
+    pbc: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(3, dtype=bool))
+    values: dict[str, Any] = field(default_factory=dict)
+    line: int | None = None
+
+    def __post_init__(self) -> None:
+        numbers = self.atomic_numbers
+        if len(numbers) and (int(numbers.min()) < 1 or int(numbers.max()) > len(ATOMIC_NUMBERS)):
+            bad = sorted({int(z) for z in numbers if not 1 <= z <= len(ATOMIC_NUMBERS)})
+            raise InputError(
+                f"{self.where}: atomic numbers {bad} are no elements; needed are 1 to {len(ATOMIC_NUMBERS)}"
+            )
+
+    @property
+    def where(self) -> str:
+        """The frame's name in messages, such as "train.xyz frame 12 (line 349)"."""
+        return f"{self.file} frame {self.number}" + (f" (line {self.line})" if self.line is not None else "")
+
+    def __len__(self) -> int:
+        return len(self.atomic_numbers)
+
+
+def key_shapes(frames: list[Frame]) -> dict[str, tuple[str, int]]:
+    """Every key of the file with a description of its value, such as "float (N, 3)", and the number of frames."""
+    found: dict[str, tuple[str, int]] = {}
+    for frame in frames:
+        for key, value in frame.values.items():
+            kind, count = found.get(key, (describe(value, len(frame)), 0))
+            found[key] = (kind, count + 1)
+    return found
+
+
+def describe(value: Any, n_atoms: int) -> str:
+    """The type and shape of a value of a frame of `n_atoms` atoms, the per-atom dimension as N."""
+    if isinstance(value, np.ndarray):
+        name = {"f": "float", "i": "int", "u": "int", "b": "bool"}.get(value.dtype.kind, "text")
+        shape = ["N" if k == 0 and n == n_atoms else str(n) for k, n in enumerate(value.shape)]
+        return f"{name} ({', '.join(shape)}{',' if len(shape) == 1 else ''})"
+    names = {bool: "bool", int: "int", float: "float", str: "text"}
+    return names.get(type(value), type(value).__name__)
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value is one real number: a scalar or an array of a single one."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    if isinstance(value, (int, float, np.integer, np.floating)):
+        return True
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.size == 1
+
+
+def is_numeric(value: Any) -> bool:
+    """Whether the value is an array of real numbers."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiu"

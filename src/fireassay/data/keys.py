@@ -1,0 +1,146 @@
+"""Which of a file's keys is which label: standard names, the user's mapping, and names that look like a label."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from fireassay.data.frame import Frame, is_number, is_numeric, key_shapes
+from fireassay.errors import InputError, nearest
+
+LABELS: Final = ("energy", "forces", "stress", "virial", "temperature", "group")
+
+STANDARD: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "extended XYZ": {
+        "energy": ("energy",),
+        "forces": ("forces", "force"),
+        "stress": ("stress",),
+        "virial": ("virial", "virials"),
+        "temperature": ("temperature",),
+        "group": ("config_type", "group"),
+    },
+    "ASE database": {
+        "energy": ("energy",),
+        "forces": ("forces",),
+        "stress": ("stress",),
+        "virial": ("virial",),
+        "temperature": ("temperature",),
+        "group": ("config_type", "group"),
+    },
+    "npz": {
+        "energy": ("energies", "E", "energy"),
+        "forces": ("forces", "F", "force"),
+        "stress": ("stress",),
+        "virial": ("virial", "virials"),
+        "temperature": ("temperature",),
+        "group": ("config_type", "group"),
+    },
+    "DeePMD": {
+        "energy": ("energy",),
+        "forces": ("force",),
+        "stress": ("stress",),
+        "virial": ("virial",),
+        "temperature": ("temperature",),
+        "group": ("system",),
+    },
+}
+
+_NAMES = {
+    "energy": re.compile(r"energy|energies|(^|_)(e|u0|etot)($|_)", re.IGNORECASE),
+    "forces": re.compile(r"force|frc|grad|^columns_5|(^|_)f($|_)", re.IGNORECASE),
+    "stress": re.compile(r"stress|pressure_tensor", re.IGNORECASE),
+    "virial": re.compile(r"virial", re.IGNORECASE),
+}
+_NO_ENERGY = re.compile(r"tol|cut|free|kinetic|per_atom|fermi|zero_point|zpe|gap", re.IGNORECASE)
+
+Mapped = dict[str, str | None]
+
+
+def resolve(frames: Sequence[Frame], file_format: str, keys: Mapping[str, str | None] | None, where: str) -> Mapped:
+    """For each of `LABELS` the key that holds it, or None.
+
+    `keys` goes before the standard names of the format; a label mapped to None is left unread.
+
+    Raises InputError for an unknown label, a mapped key that the file lacks, and standard names that compete.
+    """
+    keys = dict(keys or {})
+    for label in keys:
+        if label not in LABELS:
+            raise InputError(f"keys: {label!r} is no label{nearest(label, LABELS)}; labels are {list(LABELS)}")
+    found = key_shapes(list(frames))
+    mapped: Mapped = {}
+    for label in LABELS:
+        if label in keys:
+            key = keys[label]
+            if key is not None and key not in found:
+                raise InputError(f"{where}: has no key {key!r} for {label}{nearest(key, found)}; found {sorted(found)}")
+            mapped[label] = key
+            continue
+        present = [name for name in STANDARD[file_format][label] if name in found and name not in keys.values()]
+        if len(present) > 1 and label not in ("group", "temperature"):
+            raise InputError(
+                f"{where}: {label} could be any of {present}; say which, such as keys={{{label}: {present[0]}}}"
+            )
+        mapped[label] = present[0] if present else None
+    if mapped["stress"] is not None and "virial" not in keys:
+        mapped["virial"] = None
+    return mapped
+
+
+def lookalikes(frames: Sequence[Frame], mapped: Mapped) -> dict[str, list[str]]:
+    """Label -> keys that are not read but by name and shape could be that label; labels without any are left out."""
+    taken = set(mapped.values())
+    candidates: dict[str, dict[str, None]] = {label: {} for label in _NAMES}
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    for frame in frames:
+        for key, value in frame.values.items():
+            signature = (key, np.shape(value))
+            if key in taken or signature in seen:
+                continue
+            seen.add(signature)
+            for label in _NAMES:
+                if _could_be(label, key, value, len(frame)):
+                    candidates[label][key] = None
+    return {label: list(names) for label, names in candidates.items() if names}
+
+
+def _could_be(label: str, key: str, value: Any, n_atoms: int) -> bool:
+    if not _NAMES[label].search(key):
+        return False
+    if label == "energy":
+        return is_number(value) and not _NO_ENERGY.search(key)
+    if label == "forces":
+        return is_numeric(value) and value.shape == (n_atoms, 3)
+    return is_numeric(value) and value.size in (6, 9) and value.shape[0] != n_atoms
+
+
+def unread_labels(frames: Sequence[Frame], mapped: Mapped, where: str) -> list[str]:
+    """One line for each label that the file seems to hold under a key that is not read, with the mapping to write."""
+    lines = []
+    similar = lookalikes(frames, mapped)
+    for label, names in similar.items():
+        other = {"stress": "virial", "virial": "stress"}.get(label)
+        if mapped[label] is not None or (other is not None and mapped[other] is not None):
+            continue
+        plural = "looks" if len(names) == 1 else "look"
+        lines.append(
+            f"{where}: no {label} read, but {', '.join(map(repr, names))} {plural} like it; "
+            f"read it with keys={{{label}: {names[0]}}} or leave it with keys={{{label}: null}}"
+        )
+    return lines
+
+
+def require_labels(frames: Sequence[Frame], mapped: Mapped, where: str) -> None:
+    """Raises InputError when neither energies nor forces are recognised, with the keys found and what to write."""
+    if mapped["energy"] is not None or mapped["forces"] is not None:
+        return
+    found = ", ".join(f"{key}: {kind}" for key, (kind, _) in sorted(key_shapes(list(frames)).items())) or "none"
+    similar = lookalikes(frames, mapped)
+    guess = {label: similar.get(label, ["..."])[0] for label in ("energy", "forces")}
+    raise InputError(
+        f"{where}: no energies and no forces recognised; keys found: {found}; say which they are with "
+        f"keys={{energy: {guess['energy']}, forces: {guess['forces']}}}"
+    )
