@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fireassay.models.mace import MACE
 from fireassay.models.nequip import NequIP
 from fireassay.potential import LocalPotential
 
 MODELS: dict[str, type[LocalPotential]] = {
+    "mace": MACE,
     "nequip": NequIP,
 }
