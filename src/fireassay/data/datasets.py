@@ -85,14 +85,6 @@ class Dataset:
         """Atomic number of every atom of the data set, (N,) int64."""
         return self._atomic_numbers
 
-    @property
-    def compositions(self) -> Tensor:
-        """How many atoms of each of `species` a structure has, (S, len(species)) int64."""
-        _, kind = torch.unique(self._atomic_numbers, return_inverse=True)
-        n_kinds = int(kind.max()) + 1
-        cell_of_table = torch.repeat_interleave(torch.arange(len(self)), self.structure_sizes) * n_kinds + kind
-        return torch.bincount(cell_of_table, minlength=len(self) * n_kinds).view(len(self), n_kinds)
-
     def select(self, indices: Indices, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Batch:
         """The structures `indices`, in that order, as one batch; energies stay float64.
 

@@ -134,7 +134,7 @@ def _sample(atoms: Atoms, walk: Walk, stress: bool) -> list[Atoms]:
     return frames
 
 
-_PLANS: dict[str, tuple[Any, list[Walk]]] = {
+PLANS: dict[str, tuple[Any, list[Walk]]] = {
     "3bpa-xtb": (
         walk_3bpa,
         [Walk("train_300K", 300.0, 50, seed=100 + k) for k in range(10)]
@@ -167,7 +167,7 @@ def generate(name: str, folder: Path, workers: int = 1) -> list[Path]:
 
     Raises KeyError for an unknown name, ImportError when the oracle is not installed.
     """
-    walker, plan = _PLANS[name]
+    walker, plan = PLANS[name]
     folder.mkdir(parents=True, exist_ok=True)
     splits: dict[str, list[Atoms]] = {}
     with ProcessPoolExecutor(workers) as pool:

@@ -11,7 +11,7 @@ from fireassay.errors import InputError, nearest
 
 EMBEDDED: Final = {
     "3bpa-xtb": "3-(benzyloxy)pyridin-2-amine, 27 atoms, GFN2-xTB, MD at 300, 600 and 1200 K: energies and forces",
-    "cuau-emt": "Cu-Au solid solution, 32 atoms, effective medium theory, MD at 300 and 900 K: energies, forces, stress",
+    "cuau-emt": "Cu-Au solid solution, 32 atoms, EMT, MD at 300 and 900 K: energies, forces and stress",
 }
 _SUFFIX = ".xyz.xz"
 

@@ -1,0 +1,171 @@
+"""The part of the energy that composition alone explains, and the scales that initialise a network on the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fireassay.data.datasets import Dataset
+from fireassay.data.frame import SYMBOLS
+from fireassay.data.readers import read
+from fireassay.data.structure import Structure
+from fireassay.errors import InputError
+
+
+@dataclass(frozen=True)
+class FittedE0:
+    """Isolated-atom energies fitted to total energies, and how well the data determine them.
+
+    `e0` in eV by atomic number. `rank` of `n_species` directions in composition space are determined; `condition` is
+    the ratio of the largest to the smallest singular value among these; `residual_rms` in eV/atom is what the E0
+    leave unexplained. Printed as one sentence.
+    """
+
+    e0: dict[int, float]
+    n_frames: int
+    n_compositions: int
+    n_species: int
+    rank: int
+    condition: float
+    residual_rms: float
+
+    def __str__(self) -> str:
+        text = (
+            f"fitted on {self.n_frames} energies of {self.n_compositions} compositions: rank {self.rank} of "
+            f"{self.n_species}, condition {self.condition:.3g}, residual {1000 * self.residual_rms:.3g} meV/atom"
+        )
+        if self.rank < self.n_species:
+            text += "; minimum-norm solution: sums over these compositions are right, the single values are no atom's"
+        return text
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Scales of the labels, energies less E0; None where there is no such label.
+
+    Energies in eV/atom, forces in eV/Å (root mean square and largest absolute value of the components).
+    """
+
+    energy_per_atom_mean: float | None
+    energy_per_atom_std: float | None
+    force_rms: float | None
+    force_rms_by_species: dict[int, float]
+    force_max: float | None
+    average_atoms: float
+
+
+def read_e0(
+    path: str | Path, keys: Mapping[str, str | None] | None = None, units: Mapping[str, str] | None = None
+) -> dict[int, float]:
+    """E0 from the frames of a single atom in a file, other frames ignored: {atomic number: eV}.
+
+    Raises InputError when there is no such frame, or two of one element differ by more than 1 meV.
+    """
+    keys = {"forces": None, **(keys or {})}
+    e0 = isolated_atoms(read(path, keys, units))
+    if not e0:
+        raise InputError(f"{path}: has no frame of a single atom with an energy; needs one for each element")
+    return e0
+
+
+def isolated_atoms(structures: Sequence[Structure]) -> dict[int, float]:
+    """Energies of the frames of a single, non-periodic atom: {atomic number: eV}, empty when there are none.
+
+    Raises InputError when two frames of one element differ by more than 1 meV.
+    """
+    e0: dict[int, float] = {}
+    for structure in structures:
+        if len(structure) != 1 or structure.energy is None or structure.pbc.any():
+            continue
+        z = int(structure.atomic_numbers[0])
+        if abs(e0.setdefault(z, structure.energy) - structure.energy) > 1e-3:
+            raise InputError(
+                f"{structure.where}: the isolated {SYMBOLS[z]} has {structure.energy} eV, an earlier frame {e0[z]} eV; "
+                "keep one of them"
+            )
+    return e0
+
+
+def given_e0(e0: Mapping[int, float], species: Sequence[int]) -> dict[int, float]:
+    """E0 as stated, {atomic number: eV}, checked.
+
+    Raises InputError when one of `species` is missing or a value is not finite.
+    """
+    missing = sorted(set(species) - set(e0))
+    if missing:
+        names, known = (", ".join(SYMBOLS[z] for z in group) for group in (missing, sorted(e0)))
+        raise InputError(f"isolated-atom energies lack {names} (have {known or 'none'}); give or fit them")
+    if not all(np.isfinite(value) for value in e0.values()):
+        raise InputError(f"isolated-atom energies {dict(e0)} are not all finite")
+    return {int(z): float(value) for z, value in e0.items()}
+
+
+def fit_e0(structures: Sequence[Structure]) -> FittedE0:
+    """E0 by least squares of the energies on the compositions, minimum-norm where these leave freedom.
+
+    Minimum norm: of all E0 with the least residual, those with the smallest sum of squares. With a single composition
+    E0 comes out in proportion to the element's count. Elements without an energy get 0.
+
+    Raises InputError when no frame has an energy.
+    """
+    species = sorted({int(z) for s in structures for z in s.atomic_numbers})
+    labelled = [s for s in structures if s.energy is not None]
+    if not labelled:
+        raise InputError("isolated-atom energies cannot be fitted: no frame has an energy; give or read them")
+    counts = _compositions(labelled, species)
+    energies = np.array([s.energy for s in labelled], dtype=np.float64)
+    solution, _, rank, singular = np.linalg.lstsq(counts, energies, rcond=None)
+    residual = (energies - counts @ solution) / counts.sum(axis=1)
+    return FittedE0(
+        e0={z: float(value) for z, value in zip(species, solution, strict=True)},
+        n_frames=len(labelled),
+        n_compositions=len(np.unique(counts, axis=0)),
+        n_species=len(species),
+        rank=int(rank),
+        condition=float(singular[0] / singular[rank - 1]),
+        residual_rms=float(np.sqrt(np.mean(residual**2))),
+    )
+
+
+def average_neighbours(dataset: Dataset) -> float:
+    """Mean number of neighbours of an atom within the data set's cutoff."""
+    return dataset.n_edges / dataset.n_atoms
+
+
+def statistics(structures: Sequence[Structure], e0: Mapping[int, float] | None = None) -> Statistics:
+    """Scales of the labels; energies are taken less the sum of E0 where given.
+
+    Raises InputError when there are no structures or E0 lacks an element that occurs.
+    """
+    if not structures:
+        raise InputError("statistics need at least one structure, got none")
+    species = sorted({int(z) for s in structures for z in s.atomic_numbers})
+    zero = given_e0(e0, species) if e0 is not None else dict.fromkeys(species, 0.0)
+    labelled = [s for s in structures if s.energy is not None]
+    counts = _compositions(labelled, species)
+    energies = np.array([s.energy for s in labelled], dtype=np.float64)
+    per_atom = (energies - counts @ np.array([zero[z] for z in species])) / counts.sum(axis=1)
+    forced = [s for s in structures if s.forces is not None]
+    forces = np.concatenate([s.forces for s in forced if s.forces is not None]) if forced else np.zeros((0, 3))
+    numbers = np.concatenate([s.atomic_numbers for s in forced]) if forced else np.zeros(0, dtype=np.int64)
+    return Statistics(
+        energy_per_atom_mean=float(per_atom.mean()) if labelled else None,
+        energy_per_atom_std=float(per_atom.std()) if labelled else None,
+        force_rms=_rms(forces) if forced else None,
+        force_rms_by_species={int(z): _rms(forces[numbers == z]) for z in np.unique(numbers)},
+        force_max=float(np.abs(forces).max()) if forced else None,
+        average_atoms=float(np.mean([len(s) for s in structures])),
+    )
+
+
+def _compositions(structures: Sequence[Structure], species: Sequence[int]) -> NDArray[np.float64]:
+    counts = [np.bincount(s.atomic_numbers, minlength=max(species) + 1)[list(species)] for s in structures]
+    return np.array(counts, dtype=np.float64).reshape(len(structures), len(species))
+
+
+def _rms(values: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(values**2)))
