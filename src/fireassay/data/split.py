@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +134,7 @@ def nested_subsets(
     Raises InputError when sizes do not ascend or ask for more than there is.
     """
     indices = np.asarray(indices, dtype=np.int64)
-    if len(sizes) == 0 or sizes[0] < 1 or any(a >= b for a, b in zip(sizes, sizes[1:], strict=False)):
+    if len(sizes) == 0 or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)):
         raise InputError(f"sizes are {list(sizes)}, need ascending numbers from 1 on")
     if sizes[-1] > len(indices):
         raise InputError(f"the largest subset is to have {sizes[-1]} frames, but there are {len(indices)}")

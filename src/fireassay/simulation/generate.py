@@ -30,6 +30,7 @@ from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixCom
 from ase.io import write
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
@@ -117,11 +118,14 @@ def _sample(atoms: Atoms, walk: Walk, stress: bool) -> list[Atoms]:
     Stationary(atoms)
     if not atoms.pbc.any():
         ZeroRotation(atoms)
+    # A constraint keeps the centre of mass; Langevin's own fixcm does not sample the canonical distribution.
+    atoms.set_constraint(FixCom())
     dynamics = Langevin(
         atoms,
         walk.timestep * units.fs,
         temperature_K=walk.temperature,
         friction=walk.friction / units.fs,
+        fixcm=False,
         rng=rng,
     )
     dynamics.run(round(walk.equilibration / walk.timestep))
