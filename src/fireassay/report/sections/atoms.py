@@ -1,0 +1,200 @@
+"""Where in the structure the errors sit: what the 3D view shows, and the worst atoms as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase.data import covalent_radii
+from ase.data.colors import jmol_colors
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from fireassay.report.figures import sources_of
+from fireassay.report.runs import Run, split_names
+from fireassay.report.sections.chapter import Chapter
+from fireassay.report.style import VIRIDIS, rounded, symbol
+from fireassay.report.tables import Column, Table, meV
+
+ATOMS = 5000  # in one view: beyond it a phone cannot turn the structure
+WORST = 3
+QUANTITIES = (("error", "force error"), ("uncertainty", "predicted error"))
+
+
+class View(NamedTuple):
+    """One split's structure with per-atom values (n,) in eV/Å for each quantity and potential."""
+
+    split: str
+    note: str
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    values: dict[str, dict[int, NDArray[np.float64]]]
+
+
+class _Atoms(NamedTuple):
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    structure: NDArray[np.int64]
+    energy: NDArray[np.float64] | None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether all frames hold the same atoms in the same order."""
+        sizes = np.bincount(self.structure)
+        if len(np.unique(sizes)) > 1 or (np.diff(self.structure) < 0).any():
+            return False
+        rows = self.numbers.reshape(len(sizes), -1)
+        return bool((rows == rows[0]).all())
+
+
+def chapter(runs: Sequence[Run]) -> tuple[Chapter, dict[str, Any]]:
+    """The chapter, and the data of the 3D view (empty when no record has atoms)."""
+    tested = [run for run in runs if {"accuracy", "uncertainty"} & set(run.assays)]
+    names = list(dict.fromkeys([*split_names(tested, "accuracy"), *split_names(tested, "uncertainty")]))
+    views = [view for split in names if (view := _view(tested, split)) is not None]
+    chapter = Chapter("atoms", "Where the errors sit", "")
+    if not views:
+        command = f"fireassay assay accuracy {runs[0].folder}"
+        return Chapter("atoms", "Where the errors sit", "", missing=[("No record holds per-atom errors.", command)]), {}
+    lead = (
+        "The structure of each split, its atoms coloured by their error. All potentials and both quantities of a split "
+        "share one colour scale, so that an honest uncertainty looks like the error beside it."
+    )
+    chapter = Chapter("atoms", "Where the errors sit", lead, tables=[_worst(tested, views)])
+    return chapter, _viewer(tested, views)
+
+
+def _view(runs: Sequence[Run], split: str) -> View | None:
+    owner = next(((run, found) for run in runs if (found := _atoms(run, split)) is not None), None)
+    if owner is None:
+        return None
+    atoms = owner[1]
+    raw = {quantity: _values(runs, split, quantity, atoms) for quantity, _ in QUANTITIES}
+    if not raw["error"] and not raw["uncertainty"]:
+        return None
+    if atoms.fixed:
+        sizes = np.bincount(atoms.structure)
+        lowest = int(np.nanargmin(atoms.energy)) if atoms.energy is not None and len(atoms.energy) == len(sizes) else 0
+        chosen = atoms.structure == lowest
+        values = {q: {i: _mean(v, len(sizes)) for i, v in parts.items()} for q, parts in raw.items()}
+        shown = "the frame of lowest energy" if atoms.energy is not None else "the first frame"
+        note = f"Per-atom mean over the {len(sizes)} frames; the geometry is {shown}."
+    else:
+        parts = raw["error"] or raw["uncertainty"]
+        worst = np.nanmax(np.stack(list(parts.values())), axis=0)
+        frame = atoms.structure[int(np.nanargmax(worst))]
+        chosen = atoms.structure == frame
+        values = {q: {i: v[chosen] for i, v in parts.items()} for q, parts in raw.items()}
+        note = f"Frames differ in their atoms: frame {frame}, which holds the largest error of any atom."
+    if chosen.sum() > ATOMS:
+        return None
+    return View(split, note, atoms.numbers[chosen], atoms.positions[chosen].astype(float), values)
+
+
+def _mean(values: NDArray[np.float64], frames: int) -> NDArray[np.float64]:
+    rows = values.reshape(frames, -1)
+    known = np.isfinite(rows)
+    return np.where(known.any(0), np.where(known, rows, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+
+
+def _atoms(run: Run, split: str) -> _Atoms | None:
+    for assay in ("accuracy", "uncertainty"):
+        structure = run.array(assay, f"{split}.structure", (None,))
+        n = None if structure is None else len(structure)
+        numbers = run.array(assay, f"{split}.atomic_numbers", (n,))
+        positions = run.array(assay, f"{split}.positions", (n, 3))
+        if structure is not None and numbers is not None and positions is not None and n:
+            return _Atoms(numbers, positions, structure, run.array("accuracy", f"{split}.energy.reference", (None,)))
+    return None
+
+
+def _values(runs: Sequence[Run], split: str, quantity: str, atoms: _Atoms) -> dict[int, NDArray[np.float64]]:
+    """Per potential the quantity of every atom (N,), where its record is about the same atoms."""
+    values = {}
+    for run in runs:
+        own = _atoms(run, split)
+        if own is None or own.numbers.shape != atoms.numbers.shape or not np.array_equal(own.numbers, atoms.numbers):
+            continue
+        if not np.allclose(own.positions, atoms.positions, atol=1e-3):
+            continue
+        n = len(atoms.numbers)
+        if quantity == "uncertainty":
+            value = run.array("uncertainty", f"{split}.uncertainty", (None,))
+        else:
+            truth = run.array("accuracy", f"{split}.forces.reference", (n, 3))
+            guess = run.array("accuracy", f"{split}.forces.predicted", (n, 3))
+            value = run.array("uncertainty", f"{split}.error", (None,))
+            if truth is not None and guess is not None:
+                value = np.linalg.norm(guess - truth, axis=1)
+        if value is not None and len(value) == n and np.isfinite(value).any():
+            values[run.index] = value
+    return values
+
+
+def bonds(numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Pairs (B, 2) of atoms closer than 1.2 times the sum of their covalent radii (Cordero et al. 2008)."""
+    radii = covalent_radii[np.clip(numbers, 0, len(covalent_radii) - 1)]
+    pairs = cKDTree(positions).query_pairs(2.4 * float(radii.max()), output_type="ndarray")
+    length = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
+    return pairs[length < 1.2 * (radii[pairs[:, 0]] + radii[pairs[:, 1]])]
+
+
+def _viewer(runs: Sequence[Run], views: Sequence[View]) -> dict[str, Any]:
+    """What the script of the page needs: geometry, radii, element colours and values in meV/Å."""
+    splits = []
+    for view in views:
+        centred = view.positions - view.positions.mean(0)
+        axes = np.linalg.svd(centred, full_matrices=False)[2] if len(centred) > 2 else np.eye(3)
+        axes = axes * np.sign(np.linalg.det(axes)) if len(axes) == 3 else np.eye(3)
+        everything = np.concatenate([v for parts in view.values.values() for v in parts.values()])
+        splits.append(
+            {
+                "split": view.split,
+                "note": view.note,
+                "symbols": [symbol(int(z)) for z in view.numbers],
+                "radii": rounded(covalent_radii[np.clip(view.numbers, 0, len(covalent_radii) - 1)], 3),
+                "colours": [_hex(int(z)) for z in view.numbers],
+                "positions": [rounded(row, 5) for row in centred @ axes.T],
+                "bonds": bonds(view.numbers, view.positions).tolist(),
+                "values": {q: {str(i): rounded(1000 * v, 4) for i, v in p.items()} for q, p in view.values.items()},
+                "range": rounded([1000 * np.nanmin(everything), 1000 * np.nanmax(everything)], 4),
+            }
+        )
+    return {
+        "splits": splits,
+        "runs": [{"index": run.index, "label": run.label} for run in runs],
+        "quantities": [{"name": name, "label": label} for name, label in QUANTITIES],
+        "unit": "meV/Å",
+        "scale": list(VIRIDIS),
+        "sources": [source.id for source in sources_of(runs, "accuracy", "uncertainty")],
+    }
+
+
+def _hex(number: int) -> str:
+    red, green, blue = (round(255 * float(c)) for c in jmol_colors[min(max(number, 0), len(jmol_colors) - 1)])
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _worst(runs: Sequence[Run], views: Sequence[View]) -> Table:
+    rows, marks = [], []
+    for run in runs:
+        for view in views:
+            error, guess = (view.values[name].get(run.index) for name, _ in QUANTITIES)
+            leading = error if error is not None else guess
+            if leading is None:
+                continue
+            for atom in np.argsort(-np.nan_to_num(leading, nan=-1.0))[:WORST]:
+                pair = [None if v is None else float(v[atom]) for v in (error, guess)]
+                rows.append([run.label, view.split, f"{symbol(int(view.numbers[atom]))}{atom}", *pair])
+                marks.append(run.index)
+    columns = [
+        Column("potential", text=True),
+        Column("split", text=True),
+        Column("atom", text=True),
+        meV("force error", "SPLIT.forces.{reference,predicted}", "/Å"),
+        meV("predicted error", "SPLIT.uncertainty", "/Å"),
+    ]
+    caption = f"The {WORST} atoms with the largest error of each potential and split, by symbol and index from 0."
+    source = sources_of(runs, "accuracy", "uncertainty")
+    return Table("table-worst-atoms", "The worst atoms", caption, columns, rows, source, marks, True)

@@ -1,0 +1,113 @@
+"""Training curves: errors on training and validation frames, and the learning rate, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fireassay.report.figures import Figure, Panel, Rule, Series, padded, sources_of
+from fireassay.report.runs import Run
+from fireassay.report.sections.chapter import Chapter
+from fireassay.report.tables import Column, Table, meV
+
+
+def chapter(runs: Sequence[Run]) -> Chapter:
+    """Curves and the last epoch's numbers of every run with metrics."""
+    trained = [run for run in runs if len(run.metrics.get("epoch", ())) > 0]
+    missing = [
+        (f"{run.label} has no training metrics.", f"fireassay train CONFIG --output {run.folder}")
+        for run in runs
+        if run not in trained
+    ]
+    lead = (
+        "Errors are root mean squares over one epoch. The training error is measured with the weights as they change, "
+        "the validation error with those that would be kept."
+    )
+    if not trained:
+        return Chapter("training", "Training", "", missing=missing)
+    return Chapter("training", "Training", lead, [_curves(trained)], [_table(trained)], missing)
+
+
+def _curves(runs: Sequence[Run]) -> Figure:
+    panels = [
+        _panel(runs, "Forces", "forces_rmse", "RMSE of forces (meV/Å)"),
+        _panel(runs, "Energy", "energy_per_atom_rmse", "RMSE of energy (meV/atom)"),
+        _panel(runs, "Stress", "stress_rmse", "RMSE of stress (meV/Å³)"),
+        Panel(
+            "Learning rate",
+            "epoch",
+            "learning rate",
+            [Series("steps", r.metrics["epoch"], r.metrics["lr"], r.index, r.label) for r in runs if "lr" in r.metrics],
+            y_log=True,
+        ),
+    ]
+    stages = any(len(np.unique(r.metrics["stage"])) > 1 for r in runs if "stage" in r.metrics)
+    note = " A vertical line marks the start of stage two, where the weights of energy and forces change." if stages else ""
+    return Figure(
+        "figure-training",
+        "Training curves",
+        f"Errors against epoch, logarithmic. Solid: validation frames; thin: training frames.{note}",
+        [panel for panel in panels if panel.series],
+        sources_of(runs, "metrics", "run"),
+        key=[("solid", "validation"), ("thin", "training")],
+    )
+
+
+def _panel(runs: Sequence[Run], title: str, name: str, label: str) -> Panel:
+    series, rules = [], []
+    for run in runs:
+        epoch = run.metrics["epoch"]
+        for part, width, opacity in (("train", 1.0, 0.6), ("validation", 2.2, 1.0)):
+            values = run.metrics.get(f"{part}.{name}")
+            if values is not None and np.isfinite(values).any():
+                series.append(
+                    Series("line", epoch, 1000 * values, run.index, f"{run.label}, {part}", width=width, opacity=opacity)
+                )
+        later = epoch[run.metrics.get("stage", np.ones(len(epoch))) > 1]
+        if len(later) and f"stage two from epoch {later[0]:.0f}" not in {r.label for r in rules}:
+            rules.append(Rule("x", float(later[0]), f"stage two from epoch {later[0]:.0f}"))
+    return Panel(
+        title, "epoch", label, series, rules, y_log=True, y_range=padded([s.y for s in series], log=True)
+    )
+
+
+def _table(runs: Sequence[Run]) -> Table:
+    names = ("validation.forces_rmse", "train.forces_rmse", "validation.energy_per_atom_rmse", "train.energy_per_atom_rmse")
+    columns = [
+        Column("potential", text=True),
+        Column("epochs", record="epoch"),
+        Column("time", "s", "min", 1 / 60, "seconds"),
+        meV("forces RMSE, validation", names[0], "/Å"),
+        meV("forces RMSE, training", names[1], "/Å"),
+        meV("energy RMSE, validation", names[2], "/atom"),
+        meV("energy RMSE, training", names[3], "/atom"),
+        meV("lowest forces RMSE, validation", names[0], "/Å"),
+        Column("at epoch", record="epoch"),
+        Column("status", record="run.json: status", text=True),
+    ]
+    rows = []
+    for run in runs:
+        last = {name: float(values[-1]) for name, values in run.metrics.items()}
+        curve = run.metrics.get(names[0], np.full(1, np.nan))
+        best = int(np.nanargmin(curve)) if np.isfinite(curve).any() else None
+        rows.append(
+            [
+                run.label,
+                int(last["epoch"]),
+                last.get("seconds"),
+                *(last.get(name) for name in names),
+                None if best is None else float(curve[best]),
+                None if best is None else int(run.metrics["epoch"][best]),
+                str(run.record.get("status", "not recorded")),
+            ]
+        )
+    return Table(
+        "table-training",
+        "The end of training",
+        "The last epoch of each run, and its best.",
+        columns,
+        rows,
+        sources_of(runs, "metrics", "run"),
+        [run.index for run in runs],
+    )

@@ -1,0 +1,96 @@
+"""Tables: what the page shows with rounded numbers in readable units, and a CSV holds in full in the record's units."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from fireassay.report.runs import Source
+from fireassay.report.style import digits
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, the unit in the record, the unit on the page, the factor between them, and the record's field."""
+
+    label: str
+    unit: str = ""
+    shown: str = ""
+    factor: float = 1.0
+    record: str = ""
+    significant: int = 3
+    text: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The heading of the CSV column, with the unit."""
+        return f"{self.label} [{self.unit}]" if self.unit else self.label
+
+    def show(self, value: Any) -> str:
+        """The value as the page prints it."""
+        if value is None:
+            return "–"
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int) and self.factor == 1:
+            return f"{value:,}".replace(",", "\u202f")
+        return digits(float(value) * self.factor, self.significant)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of raw values under columns; `runs` gives the potential of each row for its colour mark, or None."""
+
+    id: str
+    title: str
+    caption: str
+    columns: list[Column]
+    rows: list[list[Any]]
+    sources: list[Source]
+    runs: list[int | None] = field(default_factory=list)
+    fold: bool = False
+
+    def cells(self) -> list[dict[str, Any]]:
+        """The rows for the page: per row the potential's index and per cell its text and its sort key."""
+        marks = self.runs or [None] * len(self.rows)
+        return [
+            {
+                "run": mark,
+                "cells": [
+                    {"text": column.show(value), "key": _sort_key(value), "words": column.text}
+                    for column, value in zip(self.columns, row, strict=True)
+                ],
+            }
+            for mark, row in zip(marks, self.rows, strict=True)
+        ]
+
+    def csv(self) -> str:
+        """The table in full precision; an empty field where there is no value."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow([column.heading for column in self.columns])
+        writer.writerows([[_csv_field(value) for value in row] for row in self.rows])
+        return buffer.getvalue()
+
+
+def meV(label: str, record: str, per: str = "") -> Column:
+    """A column of an energy, or of an energy per something, that reads better in meV."""
+    return Column(label, f"eV{per}", f"meV{per}", 1000.0, record)
+
+
+def _sort_key(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    return value.casefold() if isinstance(value, str) else repr(float(value))
+
+
+def _csv_field(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        # A spreadsheet runs a text that begins like a formula; an apostrophe keeps it a text.
+        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return repr(value)
