@@ -1,0 +1,169 @@
+"""ASE, both ways: our potentials as ASE calculators, and anybody's ASE calculator as a predictor.
+
+ASE's units are eV and Å, its stress is positive in tension and in Voigt order xx yy zz yz xz xy: only the order of the
+components differs from ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, CalculatorError, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+from torch import Tensor
+
+from fireassay.data.graph import Graph
+from fireassay.data.structure import Structure
+from fireassay.data.verlet import VerletList
+from fireassay.errors import InputError
+from fireassay.potential import Potential, Prediction, Predictor
+
+
+def structure_of(atoms: Atoms) -> Structure:
+    """The structure of ASE atoms, with the labels that an attached calculator already has for these positions."""
+    results = (
+        dict(atoms.calc.results) if atoms.calc is not None and not atoms.calc.calculation_required(atoms, []) else {}
+    )
+    stress = results.get("stress")
+    return Structure(
+        atomic_numbers=atoms.numbers.astype(np.int64),
+        positions=atoms.positions.astype(np.float64),
+        cell=np.array(atoms.cell[:], dtype=np.float64),
+        pbc=np.array(atoms.pbc, dtype=bool),
+        energy=None if results.get("energy") is None else float(results["energy"]),
+        forces=None if results.get("forces") is None else np.array(results["forces"], dtype=np.float64),
+        stress=None if stress is None else voigt_6_to_full_3x3_stress(np.asarray(stress, dtype=np.float64)),
+    )
+
+
+def atoms_of(structure: Structure) -> Atoms:
+    """ASE atoms of a structure, without its labels."""
+    return Atoms(structure.atomic_numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+
+
+class FireassayCalculator(Calculator):
+    """A potential as an ASE calculator: energy, free_energy (the same), forces, stress (Voigt) and energies.
+
+    Edges are kept while atoms move by less than `skin` / 2 Å. Stress is computed once it has been asked for, and from
+    then on with the forces, in one pass. `energies` come from potentials that are sums over atoms; stress needs a cell
+    with a volume: asking in vain raises ASE's PropertyNotImplementedError. Raises InputError when an element is
+    unknown to the potential.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress", "energies"]  # noqa: RUF012 (ASE's name)
+
+    def __init__(
+        self, potential: Potential, *, device: torch.device | str = "cpu", skin: float = 0.5, **parameters: Any
+    ) -> None:
+        super().__init__(**parameters)
+        self.potential = potential.frozen().to(device)
+        dtypes = [p.dtype for p in potential.parameters() if p.is_floating_point()]
+        self._dtype, self._device = dtypes[0] if dtypes else torch.float64, torch.device(device)
+        self._neighbours = VerletList(float(getattr(potential, "cutoff", 0.0)), skin)
+        self._with_stress = False
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Fills `results`; called by ASE."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        atoms = self.atoms
+        assert atoms is not None
+        if "numbers" in system_changes:
+            self.potential.check_species(sorted(set(atoms.numbers.tolist())))
+        volume = abs(float(np.linalg.det(atoms.cell[:])))
+        if "stress" in properties:
+            if volume < 1e-12:
+                raise PropertyNotImplementedError(f"stress needs a cell with a volume, got {atoms.cell[:].tolist()}")
+            self._with_stress = True
+        prediction = self.potential.predict(
+            self._graph(atoms), forces=True, stress=self._with_stress and volume > 1e-12
+        )
+        energy = float(prediction.energy[0])
+        self.results = {"energy": energy, "free_energy": energy, "forces": _numpy(prediction.forces)}
+        if prediction.stress is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(_numpy(prediction.stress)[0])
+        if prediction.atom_energies is not None:
+            self.results["energies"] = _numpy(prediction.atom_energies)
+        elif "energies" in properties:
+            raise PropertyNotImplementedError(f"{type(self.potential).__name__} has no energies of single atoms")
+
+    def _graph(self, atoms: Atoms) -> Graph:
+        graph, _ = self._neighbours.graph(
+            torch.from_numpy(atoms.numbers.astype(np.int64)).to(self._device),
+            torch.from_numpy(atoms.positions.astype(np.float64)).to(self._device),
+            torch.from_numpy(np.array(atoms.cell[:], dtype=np.float64)).unsqueeze(0).to(self._device),
+            torch.from_numpy(np.array(atoms.pbc, dtype=bool)).unsqueeze(0).to(self._device),
+            torch.zeros(len(atoms), dtype=torch.int64, device=self._device),
+        )
+        return graph._replace(positions=graph.positions.to(self._dtype), cell=graph.cell.to(self._dtype))
+
+
+class CalculatorPredictor(Predictor):
+    """Any ASE calculator as a predictor: structures are given to it one by one, without constraints.
+
+    With `nan_on_failure` a calculation that the calculator reports as failed gives NaN for that structure, so that one
+    replica of a simulation ends and the others go on; otherwise the error is passed on. Calculators that start from
+    their last result (self-consistent ones) repeat themselves to their tolerance only.
+
+    Raises InputError when stress is asked for and the calculator has none, or none for this cell.
+    """
+
+    def __init__(self, calculator: Any, *, nan_on_failure: bool = False) -> None:
+        self.calculator = calculator
+        self.nan_on_failure = nan_on_failure
+
+    def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
+        """Energy (S,) float64; forces (N, 3) and stress (S, 3, 3) in the dtype of the positions."""
+        ends = torch.bincount(graph.structure, minlength=graph.n_structures).cumsum(0).tolist()
+        host = graph.to("cpu", torch.float64)
+        results = []
+        for row, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            atoms = Atoms(
+                host.atomic_numbers[start:end].numpy(),
+                host.positions[start:end].detach().numpy(),
+                cell=host.cell[row].detach().numpy(),
+                pbc=host.pbc[row].numpy(),
+            )
+            results.append(self._one(atoms, forces, stress))
+        like = graph.positions
+        return Prediction(
+            energy=torch.tensor([r[0] for r in results], dtype=torch.float64, device=like.device),
+            forces=torch.from_numpy(np.concatenate([r[1] for r in results])).to(like) if forces else None,
+            stress=torch.from_numpy(np.stack([r[2] for r in results])).to(like) if stress else None,
+        )
+
+    def _one(self, atoms: Atoms, forces: bool, stress: bool) -> tuple[float, np.ndarray, np.ndarray]:
+        atoms.calc = self.calculator
+        no_forces, tensor = np.full((len(atoms), 3), np.nan), np.full((3, 3), np.nan)
+        try:
+            pull = np.array(atoms.get_forces(), dtype=np.float64) if forces else no_forces
+            energy = float(atoms.get_potential_energy())
+            if stress:
+                tensor = np.array(self._stress(atoms), dtype=np.float64)
+        except CalculatorError:
+            if not self.nan_on_failure:
+                raise
+            return float("nan"), no_forces, np.full((3, 3), np.nan)
+        return energy, pull, tensor
+
+    def _stress(self, atoms: Atoms) -> np.ndarray:
+        try:
+            return atoms.get_stress(voigt=False)
+        except (NotImplementedError, ValueError) as error:
+            raise InputError(
+                f"{type(self.calculator).__name__} gives no stress for {atoms.get_chemical_formula()} with pbc "
+                f"{atoms.pbc.tolist()} ({error}); ask for forces only, or use a calculator that has stress"
+            ) from error
+
+
+def _numpy(tensor: Tensor | None) -> np.ndarray:
+    assert tensor is not None
+    return tensor.detach().cpu().numpy().astype(np.float64)

@@ -1,0 +1,69 @@
+"""The force call of a simulation: a predictor behind a neighbour list that is reused while atoms move little."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from fireassay.data.graph import Graph
+from fireassay.data.verlet import VerletList
+from fireassay.errors import InputError
+from fireassay.potential import Potential, Prediction, Predictor
+from fireassay.simulation.state import State
+
+
+def dtype_of(predictor: Predictor) -> torch.dtype:
+    """The dtype in which a predictor wants positions: that of its parameters; float64 when it has none."""
+    if isinstance(predictor, torch.nn.Module):
+        for parameter in predictor.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+    return torch.float64
+
+
+class Forces:
+    """Maps a state to the same state with forces and energies of its positions.
+
+    Positions go to the potential in its own dtype, edges in the order of their centres and none beyond its cutoff. A
+    `Potential` is replaced by its `frozen()` equivalent. `reach` in Å makes the list see at least that far, for criteria
+    that look at short distances with a predictor that needs no edges. After a call `graph`, `length` (E,) Å and
+    `prediction` tell what was seen and said; `seconds` adds up the time spent in the predictor alone.
+
+    Raises InputError when an element is unknown to the potential.
+    """
+
+    def __init__(self, predictor: Predictor, *, skin: float = 1.0, reach: float = 0.0) -> None:
+        self.dtype = dtype_of(predictor)
+        self.predictor = predictor.frozen() if isinstance(predictor, Potential) else predictor
+        self.cutoff = max(float(getattr(predictor, "cutoff", 0.0)), reach)
+        self.neighbours = VerletList(self.cutoff, skin)
+        self.seconds = 0.0
+        self.calls = 0
+        self.graph: Graph | None = None
+        self.length: Tensor | None = None
+        self.prediction: Prediction | None = None
+
+    def check(self, state: State) -> None:
+        """Raises InputError when the potential does not know one of the elements."""
+        if isinstance(self.predictor, Potential):
+            self.predictor.check_species(sorted(set(state.atomic_numbers.tolist())))
+
+    def __call__(self, state: State) -> State:
+        """The state with fresh forces (N, 3) eV/Å and energies (R,) eV."""
+        graph, self.length = self.neighbours.graph(
+            state.atomic_numbers, state.positions, state.cell, state.pbc, state.structure
+        )
+        self.graph = graph._replace(positions=graph.positions.to(self.dtype), cell=graph.cell.to(self.dtype))
+        began = time.perf_counter()
+        self.prediction = self.predictor.predict(self.graph, forces=True, stress=False)
+        self.seconds += time.perf_counter() - began
+        self.calls += 1
+        forces = self.prediction.forces
+        if forces is None or forces.shape != state.positions.shape:
+            shape = None if forces is None else tuple(forces.shape)
+            raise InputError(f"the predictor returned forces of shape {shape}; needs {tuple(state.positions.shape)}")
+        return state._replace(
+            forces=forces.to(state.positions.dtype), energy=self.prediction.energy.to(state.energy.dtype)
+        )

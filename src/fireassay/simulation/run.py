@@ -1,0 +1,247 @@
+"""Run replicas until they fail or time is up; save and resume exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fireassay.errors import InputError
+from fireassay.potential import Predictor
+from fireassay.progress import Progress, Silent
+from fireassay.records import read_arrays, write_arrays
+from fireassay.simulation.criteria import Criterion, Failure, Moment, NotFinite, judge
+from fireassay.simulation.forces import Forces
+from fireassay.simulation.integrators import Integrator
+from fireassay.simulation.observers import Observer
+from fireassay.simulation.state import State, kinetic_energy, select
+
+_ATOMS_SHOWN = 16  # per failure in a checkpoint and in results
+
+
+class Simulation(NamedTuple):
+    """How a run ended: the replicas that are left, why the others are not, and what it cost.
+
+    `arrays` joins the observers' arrays. `replica_steps` counts steps of living replicas.
+    """
+
+    state: State
+    failures: tuple[Failure, ...]
+    n_steps: int
+    timestep: float
+    arrays: dict[str, NDArray]
+    seconds: float
+    force_seconds: float
+    replica_steps: int
+    rebuilds: int
+
+
+@dataclass(frozen=True)
+class _Cursor:
+    """All that changes from step to step, replaced as one, so that an interruption finds no half-made step."""
+
+    step: int
+    state: State
+    kinetic: Tensor
+    failures: tuple[Failure, ...]
+    criteria: tuple[Criterion, ...]
+    replica_steps: int
+
+
+def simulate(
+    predictor: Predictor,
+    state: State,
+    integrator: Integrator,
+    n_steps: int,
+    *,
+    observers: Sequence[Observer] = (),
+    criteria: Sequence[Criterion] = (),
+    skin: float = 1.0,
+    reach: float = 0.0,
+    progress: Progress | None = None,
+    description: str = "molecular dynamics",
+    checkpoint: Path | None = None,
+    every: float = 60.0,
+) -> Simulation:
+    """Moves all replicas of `state` by `n_steps` steps, each until it breaks one of `criteria`.
+
+    A failed replica leaves the batch at once and costs nothing more; the others go on with the same edges in the same
+    order, hence with the same bits unless the potential rounds differently in a smaller batch. `NotFinite` is
+    always among the criteria. `reach` Å is how far the edges go at least, for criteria on distances.
+
+    With `checkpoint` (a file) the run is saved every `every` seconds and when it is interrupted; called again with
+    the same arguments it goes on where it was and ends with the same numbers, bit for bit, as an uninterrupted run.
+    The file is removed at the end.
+
+    Raises InputError when an element is unknown, or when the checkpoint belongs to another run.
+    """
+    progress = progress or Silent()
+    forces = Forces(predictor, skin=skin, reach=reach)
+    forces.check(state)
+    identity = _identity(predictor, state, integrator, n_steps)
+    all_criteria = (NotFinite(), *criteria)
+    cursor, spent = None, 0.0
+    if checkpoint is not None and checkpoint.exists():
+        saved = _load(checkpoint, identity)
+        cursor, spent = _restore(saved, state, integrator, observers, forces, all_criteria, n_steps)
+    if cursor is None:
+        state = integrator.begin(state, forces)
+        _begin(observers, state, n_steps, integrator.timestep, see=True)
+        cursor = _Cursor(0, state, kinetic_energy(state), (), all_criteria, 0)
+    began = saved_at = shown_at = time.perf_counter()
+    shown = cursor.step
+    progress.start(description, n_steps, cursor.step)
+    try:
+        while cursor.step < n_steps and cursor.state.n_replicas:
+            cursor = _advance(cursor, integrator, forces, observers)
+            now = time.perf_counter()
+            if now - shown_at > 0.2 or cursor.step == n_steps:
+                progress.advance(cursor.step - shown, _note(cursor))
+                shown, shown_at = cursor.step, now
+            if checkpoint is not None and now - saved_at > every:
+                _save(checkpoint, identity, cursor, integrator, observers, forces, spent + now - began)
+                saved_at = time.perf_counter()
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            _save(checkpoint, identity, cursor, integrator, observers, forces, spent + time.perf_counter() - began)
+        raise
+    finally:
+        progress.stop()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return Simulation(
+        state=cursor.state,
+        failures=cursor.failures,
+        n_steps=cursor.step,
+        timestep=integrator.timestep,
+        arrays={name: array for observer in observers for name, array in observer.arrays().items()},
+        seconds=spent + time.perf_counter() - began,
+        force_seconds=forces.seconds,
+        replica_steps=cursor.replica_steps,
+        rebuilds=forces.neighbours.rebuilds,
+    )
+
+
+def _advance(cursor: _Cursor, integrator: Integrator, forces: Forces, observers: Sequence[Observer]) -> _Cursor:
+    before, step = cursor.state, cursor.step + 1
+    state = integrator.step(before, forces, cursor.step)
+    kinetic = kinetic_energy(state)
+    assert forces.graph is not None
+    assert forces.length is not None
+    moment = Moment(before, state, cursor.kinetic, kinetic, forces.graph, forces.length)
+    new = judge(cursor.criteria, moment, step, integrator.timestep)
+    failed = [failure.replica for failure in new]
+    for observer in observers:
+        observer.see(state, step, failed)
+    criteria = cursor.criteria
+    if failed:
+        keep = ~torch.isin(state.replica, torch.tensor(failed, device=state.replica.device))
+        state, kinetic = select(state, keep), kinetic[keep]
+        criteria = tuple(criterion.among(state) for criterion in criteria)
+    steps = cursor.replica_steps + before.n_replicas
+    return _Cursor(step, state, kinetic, (*cursor.failures, *new), criteria, steps)
+
+
+def _note(cursor: _Cursor) -> str:
+    left = cursor.state.n_replicas
+    return f"{left} of {left + len(cursor.failures)} replicas alive"
+
+
+def _begin(observers: Sequence[Observer], state: State, n_steps: int, timestep: float, see: bool) -> None:
+    for observer in observers:
+        observer.begin(state, n_steps, timestep)
+        if see:
+            observer.see(state, 0)
+
+
+def _identity(predictor: Predictor, state: State, integrator: Integrator, n_steps: int) -> str:
+    """A fingerprint of potential, start and protocol."""
+    digest = hashlib.sha256(f"{type(integrator).__name__} {integrator.timestep} {n_steps}".encode())
+    tensors = [state.atomic_numbers, state.positions, state.velocities, state.cell, state.pbc]
+    if isinstance(predictor, torch.nn.Module):
+        tensors += list(predictor.state_dict().values())
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save(
+    path: Path,
+    identity: str,
+    cursor: _Cursor,
+    integrator: Integrator,
+    observers: Sequence[Observer],
+    forces: Forces,
+    seconds: float,
+) -> None:
+    content: dict[str, Any] = {"identity": identity, "version": 1, "step": cursor.step, "seconds": seconds}
+    content |= {"force_seconds": forces.seconds, "replica_steps": cursor.replica_steps}
+    content |= {"rebuilds": forces.neighbours.rebuilds}
+    tensors = {f"state.{name}": value for name, value in cursor.state._asdict().items()}
+    tensors |= {f"integrator.{name}": value for name, value in integrator.checkpoint().items()}
+    for number, observer in enumerate(observers):
+        tensors |= {f"observer.{number}.{name}": value for name, value in observer.checkpoint().items()}
+    content |= {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    atoms = np.full((len(cursor.failures), _ATOMS_SHOWN), -1)
+    for row, failure in enumerate(cursor.failures):
+        shown = failure.atoms[:_ATOMS_SHOWN]
+        atoms[row, : len(shown)] = shown
+    content["failures.atoms"] = atoms
+    content["failures.number"] = np.array([(f.replica, f.step) for f in cursor.failures]).reshape(-1, 2)
+    content["failures.value"] = np.array([(f.time, f.value, f.limit) for f in cursor.failures]).reshape(-1, 3)
+    content["failures.name"] = np.array([(f.criterion, f.unit) for f in cursor.failures], dtype=str).reshape(-1, 2)
+    write_arrays(path, content)
+
+
+def _load(path: Path, identity: str) -> dict[str, NDArray]:
+    saved = read_arrays(path)
+    if str(saved.get("identity")) != identity or int(saved.get("version", np.array(0))) != 1:
+        raise InputError(
+            f"{path} was left by another run (other potential, start, time step or length); "
+            "remove it to start afresh, or choose another folder"
+        )
+    return saved
+
+
+def _restore(
+    saved: dict[str, NDArray],
+    start: State,
+    integrator: Integrator,
+    observers: Sequence[Observer],
+    forces: Forces,
+    criteria: tuple[Criterion, ...],
+    n_steps: int,
+) -> tuple[_Cursor, float]:
+    def group(prefix: str) -> dict[str, Tensor]:
+        chosen = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
+        return {name: torch.from_numpy(np.array(value)) for name, value in chosen.items()}
+
+    device = start.positions.device
+    state = State(**{name: tensor.to(device) for name, tensor in group("state.").items()})
+    integrator.restore(group("integrator."))
+    _begin(observers, start, n_steps, integrator.timestep, see=False)
+    for number, observer in enumerate(observers):
+        observer.restore(group(f"observer.{number}."))
+    forces.seconds = float(saved["force_seconds"])
+    forces.neighbours.rebuilds = int(saved["rebuilds"])
+    failures = tuple(
+        Failure(int(replica), str(name), tuple(a for a in atoms.tolist() if a >= 0), int(step), *values, str(unit))
+        for (replica, step), (name, unit), atoms, values in zip(
+            saved["failures.number"],
+            saved["failures.name"],
+            saved["failures.atoms"],
+            saved["failures.value"].tolist(),
+            strict=True,
+        )
+    )
+    left = tuple(c.among(state) for c in criteria) if failures else criteria
+    cursor = _Cursor(int(saved["step"]), state, kinetic_energy(state), failures, left, int(saved["replica_steps"]))
+    return cursor, float(saved["seconds"])
