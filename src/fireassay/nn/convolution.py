@@ -9,13 +9,16 @@ where V holds Clebsch-Gordan coefficients and p is the path to which m3 belongs:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from math import sqrt
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fireassay.errors import InputError
+from fireassay.nn.convolution_numba import Edges, Tables, Terms, channel_step, edge_gradients, segment_sum
 from fireassay.nn.so3 import Irrep, Irreps, clebsch_gordan
 
 
@@ -66,6 +69,20 @@ class Coupling:
         i, j, out = self.paths[path]
         return self.coefficients[path] * clebsch_gordan(self.irreps_in[i].l, self.irreps_sh[j].l, out.l)
 
+    @cached_property
+    def _tables(self) -> tuple[Tables, Tables]:
+        """The coefficients as the fused kernels read them: for the sum itself and for its transpose."""
+        parts = []
+        for path, (i, j, _) in enumerate(self.paths):
+            tensor = self.tensor(path).numpy()
+            m1, m2, m3 = np.nonzero(tensor)
+            blocks = self.irreps_in.slices[i], self.irreps_sh.slices[j], self.irreps_out.slices[path]
+            source, harmonic, target = (m + block.start for m, block in zip((m1, m2, m3), blocks, strict=True))
+            parts.append((source, harmonic, target, np.full(len(m1), path), tensor[m1, m2, m3]))
+        terms = Terms(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        m_in, m_out, m_sh, n = self.irreps_in.dim, self.irreps_out.dim, self.irreps_sh.dim, len(self.paths)
+        return Tables(terms, m_in, m_out, m_sh, n), Tables(terms.transposed(), m_out, m_in, m_sh, n)
+
 
 class EdgeOrder(NamedTuple):
     """The edges by centre and by neighbour: edges starts[i]:starts[i+1] belong to centre i, and the edges
@@ -95,13 +112,133 @@ def convolution(
     neighbour: Tensor,
     coupling: Coupling,
     edges: EdgeOrder | None = None,
+    implementation: Literal["auto", "reference", "fused"] = "auto",
 ) -> Tensor:
     """Messages summed over the neighbours of each atom: (N, M_out, C).
 
     features (N, M_in, C), harmonics (E, M_sh), weights (E, P, C), centre (E,) ascending and neighbour (E,) int64.
-    `edges` is `edge_order(centre, neighbour, N)` when it is already known. Differentiable to every order.
+    `edges` is `edge_order(centre, neighbour, N)` when it is already known. Differentiable to every order, in all
+    three factors. The fused kernels serve float32 and float64 on the CPU, the reference everything else.
+    Raises InputError when the shapes do not fit the coupling.
     """
-    return convolution_reference(features, harmonics, weights, centre, neighbour, coupling)
+    _check(features, harmonics, weights, centre, coupling)
+    fits = features.device.type == "cpu" and features.dtype in (torch.float32, torch.float64)
+    if implementation == "reference" or (implementation == "auto" and not fits) or not coupling.paths:
+        return convolution_reference(features, harmonics, weights, centre, neighbour, coupling)
+    if edges is None:
+        edges = edge_order(centre, neighbour, features.shape[0])
+    graph = _Graph(
+        by_centre=Edges(edges.starts, None, neighbour.contiguous(), centre.contiguous()),
+        by_neighbour=Edges(edges.neighbour_starts, edges.by_neighbour, centre.contiguous(), neighbour.contiguous()),
+        coupling=coupling,
+    )
+    channels = features.shape[2]
+    spare = -channels % channel_step(features.dtype)
+    if spare:
+        features, weights = (torch.nn.functional.pad(tensor, (0, spare)) for tensor in (features, weights))
+    out: Tensor = _Convolution.apply(features, harmonics, weights, graph)  # type: ignore[assignment]
+    return out[..., :channels].contiguous() if spare else out
+
+
+def _check(features: Tensor, harmonics: Tensor, weights: Tensor, centre: Tensor, coupling: Coupling) -> None:
+    n_edges, channels = centre.shape[0], features.shape[-1]
+    expected = {
+        "features": (features.shape[0], coupling.irreps_in.dim, channels),
+        "harmonics": (n_edges, coupling.irreps_sh.dim),
+        "weights": (n_edges, len(coupling.paths), channels),
+    }
+    for (name, shape), tensor in zip(expected.items(), (features, harmonics, weights), strict=True):
+        if tuple(tensor.shape) != shape:
+            raise InputError(f"{name} have the shape {tuple(tensor.shape)}; this coupling needs {shape}")
+        if tensor.dtype != features.dtype:
+            raise InputError(f"{name} are {tensor.dtype} and features {features.dtype}: convert to one dtype")
+
+
+class _Graph(NamedTuple):
+    by_centre: Edges
+    by_neighbour: Edges
+    coupling: Coupling
+
+
+class _Convolution(torch.autograd.Function):
+    """The sum over neighbours by the fused kernels; its gradient is `_Gradient`."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, harmonics: Tensor, weights: Tensor, graph: _Graph) -> Tensor:
+        x, y, w = (tensor.contiguous() for tensor in (features, harmonics, weights))
+        ctx.save_for_backward(x, y, w)
+        ctx.graph = graph
+        return segment_sum(graph.coupling._tables[0], graph.by_centre, x, y, w)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        need = ctx.needs_input_grad
+        wanted = (need[0], need[1] or need[2])
+        return (*_Gradient.apply(*ctx.saved_tensors, gradients[0], ctx.graph, wanted), None)  # type: ignore[misc]
+
+
+class _Gradient(torch.autograd.Function):
+    """Gradients to features and to (harmonics, weights), each if wanted; linear in all but one of its factors.
+
+    With S = T(x, y, w, g) multilinear, the output is dS/dx, dS/dy, dS/dw. A gradient (ux, uy, uw) of the output makes
+    T(ux, y, w, g) + T(x, uy, w, g) + T(x, y, uw, g), which is differentiated once more.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, w: Tensor, g: Tensor, graph: _Graph, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor | None, ...]:
+        g = g.contiguous()
+        ctx.save_for_backward(x, y, w, g)
+        ctx.graph = graph
+        ctx.set_materialize_grads(False)
+        direct, transposed = graph.coupling._tables
+        gx = segment_sum(transposed, graph.by_neighbour, g, y, w) if wanted[0] else None
+        gy, gw = edge_gradients(direct, graph.by_centre, x, y, w, g) if wanted[1] else (None, None)
+        return gx, gy, gw
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        second = _composed_second if torch.is_grad_enabled() else _fused_second
+        return (*second(ctx.saved_tensors, gradients, ctx.graph, ctx.needs_input_grad), None, None)
+
+
+Four = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def _fused_second(
+    factors: Sequence[Tensor], gradients: Sequence[Tensor | None], graph: _Graph, need: Sequence[bool]
+) -> Four:
+    """Gradients of T(ux, y, w, g) + T(x, uy, w, g) + T(x, y, uw, g) to x, y, w, g by the kernels."""
+    x, y, w, g = factors
+    ux, uy, uw = gradients
+    ux = None if ux is None else ux.contiguous()
+    uy = torch.zeros_like(y) if uy is None else uy.contiguous()
+    uw = torch.zeros_like(w) if uw is None else uw.contiguous()
+    direct, transposed = graph.coupling._tables
+    dx = segment_sum(transposed, graph.by_neighbour, g, y, w, (None, uy, uw)) if need[0] else None
+    dy = dw = None
+    if need[1] or need[2]:
+        dy, dw = edge_gradients(direct, graph.by_centre, x, y, w, g, (ux, uy, uw))
+    dg = segment_sum(direct, graph.by_centre, x, y, w, (ux, uy, uw)) if need[3] else None
+    return dx, dy, dw, dg
+
+
+def _composed_second(
+    factors: Sequence[Tensor], gradients: Sequence[Tensor | None], graph: _Graph, need: Sequence[bool]
+) -> Four:
+    """As `_fused_second`, of functions that can be differentiated again."""
+    parts: list[list[Tensor]] = [[], [], [], []]
+    for index, direction in enumerate(gradients):
+        if direction is None:
+            continue
+        x, y, w = (direction if i == index else factor for i, factor in enumerate(factors[:3]))
+        three = _Gradient.apply(x, y, w, factors[3], graph, (index != 0, True))
+        for i, part in enumerate(three):  # type: ignore[arg-type]
+            if i != index:
+                parts[i].append(part)
+        parts[3].append(_Convolution.apply(x, y, w, graph))  # type: ignore[arg-type]
+    return tuple(sum(p[1:], p[0]) if p and wanted else None for p, wanted in zip(parts, need, strict=False))  # type: ignore[return-value]
 
 
 def convolution_reference(

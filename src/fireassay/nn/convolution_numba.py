@@ -1,0 +1,444 @@
+"""Fused CPU kernels of the equivariant convolution: no (E, M, C) intermediate, no atomics on results.
+
+For a block of edges the Clebsch-Gordan entries are first contracted with the harmonics, A[k] = sum V Y, with edges as
+vector lanes; k runs over the coupled pairs (input component, output component) of each path. What is left per edge
+is, with channels as vector lanes and p the path of a row,
+
+    out[o] += sum over rows of o  w[p] * sum over pairs k of the row  A[k] x[in(k)]
+
+The gradient to the features is the same sum with input and output exchanged, over the edges by neighbour;
+`segment_sum` computes both, `edge_gradients` the gradients to harmonics and weights. Both can give their derivative
+along directions (dx, dy, dw) of the three factors instead, which is what double backward needs. Each atom's and each
+edge's result is written by one thread in one order, so results repeat bit for bit.
+
+Tensors are contiguous, on the CPU, of one dtype; the number of channels is a multiple of `channel_step`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from fireassay.nn.simd import (
+    at,
+    compiled,
+    draw,
+    lanes_of,
+    launch,
+    load,
+    multiply,
+    multiply_add,
+    pointer,
+    put,
+    register_bytes,
+    scalar_type,
+    store,
+    total,
+    words_of,
+    zeros,
+)
+
+# The words of a kernel's table: progress, shape, edges, coupling, then the tensors (0 when a kernel does without).
+_COUNTER, _TICKET, _CHUNK, _SCRATCH, _N_ATOMS, _N_EDGES, _CHANNELS, _M_IN, _M_OUT, _N_PATHS, _M_SH, _N_PAIRS = range(12)
+_STARTS, _ORDER, _FROM, _TO, _ROWS, _ROW_PATH, _PAIRS, _SOURCE, _ENTRIES, _HARMONIC, _VALUES = range(12, 23)
+_X, _Y, _W, _G, _DX, _DY, _DW, _OUT, _OUT_Y, _OUT_W, _N_WORDS = range(23, 34)
+_GROUP = 8  # edges that share one load and store of an output row
+_LINE = 64  # bytes: the edges of a block fill one cache line per component
+
+
+class Terms(NamedTuple):
+    """The non-zero coefficients of a coupling, one array element each, in any order."""
+
+    source: np.ndarray  # component of the gathered features
+    harmonic: np.ndarray  # component of the harmonics
+    target: np.ndarray  # component of the result
+    path: np.ndarray  # index of the weight
+    value: np.ndarray  # float64
+
+    def transposed(self) -> Terms:
+        """The same with input and output exchanged."""
+        return self._replace(source=self.target, target=self.source)
+
+
+class Tables:
+    """Terms grouped for the kernels: result components hold rows, one per path; rows hold pairs; pairs hold entries."""
+
+    def __init__(self, terms: Terms, m_in: int, m_out: int, m_sh: int, n_paths: int) -> None:
+        order = np.lexsort((terms.harmonic, terms.source, terms.path, terms.target))
+        target, path, source = (a[order] for a in (terms.target, terms.path, terms.source))
+        change = np.stack([np.diff(a, prepend=-1) != 0 for a in (target, path, source)])
+        rows, pairs = np.flatnonzero(change[:2].any(0)), np.flatnonzero(change.any(0))
+        self.shape = (m_in, m_out, n_paths, m_sh, len(pairs))
+        self._whole = (
+            np.searchsorted(target[rows], np.arange(m_out + 1)),  # first row of each result component
+            path[rows],
+            np.append(np.searchsorted(pairs, rows), len(pairs)),  # first pair of each row
+            source[pairs],
+            np.append(pairs, len(order)),  # first entry of each pair
+            terms.harmonic[order],
+        )
+        self._values = terms.value[order]
+        self._tensors: dict[torch.dtype, list[Tensor]] = {}
+
+    def addresses(self, dtype: torch.dtype) -> list[int]:
+        """Where the tables lie; they live as long as this object."""
+        if dtype not in self._tensors:
+            whole = [torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for array in self._whole]
+            self._tensors[dtype] = [*whole, torch.from_numpy(self._values).to(dtype)]
+        return [tensor.data_ptr() for tensor in self._tensors[dtype]]
+
+
+class Edges(NamedTuple):
+    """Edges in segments: segment i holds order[starts[i]:starts[i+1]], or without `order` the edges themselves."""
+
+    starts: Tensor  # (N+1,) int64
+    order: Tensor | None  # (E,) int64
+    gathered: Tensor  # (E,) int64: the atom whose features an edge reads, by edge
+    summed: Tensor  # (E,) int64: the atom to which an edge adds, by edge
+
+
+@njit
+def _scratch_bytes(m_sh, n_pairs):
+    return (2 + m_sh + 3 * n_pairs) * _LINE
+
+
+@njit
+def _scratch(words, zero):
+    """This thread's own memory: the edges of a block, their harmonics, and three sets of A, by lanes."""
+    m_sh, size = at(words, _M_SH), at(words, _N_PAIRS) * _LINE
+    base = at(words, _SCRATCH) + draw(words, _TICKET, 1) * _scratch_bytes(m_sh, at(words, _N_PAIRS))
+    ids, by_lane, first = pointer(base, 0), pointer(base + 2 * _LINE, zero), base + (2 + m_sh) * _LINE
+    return ids, by_lane, pointer(first, zero), pointer(first + size, zero), pointer(first + 2 * size, zero)
+
+
+@njit
+def _block(words, first, count, ids, zero):
+    """Writes the indices of `count` edges from `first` on to `ids`; lanes to spare repeat the last one."""
+    order = pointer(at(words, _ORDER), 0)
+    for lane in range(lanes_of(zero)):
+        edge = first + min(lane, count - 1)
+        put(ids, lane, edge if at(words, _ORDER) == 0 else at(order, edge))
+
+
+@njit
+def _contract(words, harmonics, ids, by_lane, a, zero):
+    """A[k] = sum over entries of V Y for the edges `ids`, edges as lanes."""
+    m_sh, lanes = at(words, _M_SH), lanes_of(zero)
+    entries, harmonic = pointer(at(words, _ENTRIES), 0), pointer(at(words, _HARMONIC), 0)
+    values = pointer(at(words, _VALUES), zero)
+    for lane in range(lanes):
+        base = at(ids, lane) * m_sh
+        for m in range(m_sh):
+            put(by_lane, m * lanes + lane, at(harmonics, base + m))
+    n = 0
+    for k in range(at(words, _N_PAIRS)):
+        result = zero
+        while n < at(entries, k + 1):
+            result = multiply_add(at(values, n), load(by_lane, at(harmonic, n) * lanes, zero), result)
+            n += 1
+        store(a, k * lanes, result)
+
+
+@njit
+def _expand(words, da, ids, count, by_lane, gradients, zero):
+    """The transpose of `_contract`: gradients of A, edges as lanes, become gradients of the harmonics."""
+    m_sh, lanes = at(words, _M_SH), lanes_of(zero)
+    entries, harmonic = pointer(at(words, _ENTRIES), 0), pointer(at(words, _HARMONIC), 0)
+    values = pointer(at(words, _VALUES), zero)
+    for m in range(m_sh):
+        store(by_lane, m * lanes, zero)
+    n = 0
+    for k in range(at(words, _N_PAIRS)):
+        gradient = load(da, k * lanes, zero)
+        while n < at(entries, k + 1):
+            where = at(harmonic, n) * lanes
+            store(by_lane, where, multiply_add(at(values, n), gradient, load(by_lane, where, zero)))
+            n += 1
+    for lane in range(count):
+        base = at(ids, lane) * m_sh
+        for m in range(m_sh):
+            put(gradients, base + m, at(by_lane, m * lanes + lane))
+
+
+@njit
+def _add_edges(words, atom, begin, end, ids, a, lane_zero, zero):
+    """Adds the edges ids[begin:end] to the result of one atom."""
+    channels, n_paths, m_out = at(words, _CHANNELS), at(words, _N_PATHS), at(words, _M_OUT)
+    stride, lanes = at(words, _M_IN) * channels, lanes_of(lane_zero)
+    rows, row_path = pointer(at(words, _ROWS), 0), pointer(at(words, _ROW_PATH), 0)
+    pairs, source = pointer(at(words, _PAIRS), 0), pointer(at(words, _SOURCE), 0)
+    gathered, x = pointer(at(words, _FROM), 0), pointer(at(words, _X), zero)
+    w, out = pointer(at(words, _W), zero), pointer(at(words, _OUT), zero)
+    for channel in range(0, channels, lanes_of(zero)):
+        for o in range(m_out):
+            here = (atom * m_out + o) * channels + channel
+            result = load(out, here, zero)
+            for row in range(at(rows, o), at(rows, o + 1)):
+                first, stop, path = at(pairs, row), at(pairs, row + 1), at(row_path, row)
+                for lane in range(begin, end):
+                    edge = at(ids, lane)
+                    base = at(gathered, edge) * stride + channel
+                    inner = zero
+                    k = first
+                    while k < stop:
+                        xk = load(x, base + at(source, k) * channels, zero)
+                        inner = multiply_add(at(a, k * lanes + lane), xk, inner)
+                        k += 1
+                    weight = load(w, (edge * n_paths + path) * channels + channel, zero)
+                    result = multiply_add(weight, inner, result)
+            store(out, here, result)
+
+
+@njit
+def _add_edges_tangent(words, atom, begin, end, ids, a, b, lane_zero, zero):
+    """As `_add_edges` for the derivative: w (A dx + B x) + dw A x, with B from the direction of the harmonics."""
+    channels, n_paths, m_out = at(words, _CHANNELS), at(words, _N_PATHS), at(words, _M_OUT)
+    stride, lanes = at(words, _M_IN) * channels, lanes_of(lane_zero)
+    rows, row_path = pointer(at(words, _ROWS), 0), pointer(at(words, _ROW_PATH), 0)
+    pairs, source = pointer(at(words, _PAIRS), 0), pointer(at(words, _SOURCE), 0)
+    gathered, x, dx = pointer(at(words, _FROM), 0), pointer(at(words, _X), zero), pointer(at(words, _DX), zero)
+    w, dw, out = pointer(at(words, _W), zero), pointer(at(words, _DW), zero), pointer(at(words, _OUT), zero)
+    moving = at(words, _DX) != 0
+    for channel in range(0, channels, lanes_of(zero)):
+        for o in range(m_out):
+            here = (atom * m_out + o) * channels + channel
+            result = load(out, here, zero)
+            for row in range(at(rows, o), at(rows, o + 1)):
+                first, stop, path = at(pairs, row), at(pairs, row + 1), at(row_path, row)
+                for lane in range(begin, end):
+                    edge = at(ids, lane)
+                    base = at(gathered, edge) * stride + channel
+                    inner = zero
+                    change = zero
+                    k = first
+                    while k < stop:
+                        where = base + at(source, k) * channels
+                        xk = load(x, where, zero)
+                        inner = multiply_add(at(a, k * lanes + lane), xk, inner)
+                        change = multiply_add(at(b, k * lanes + lane), xk, change)
+                        if moving:
+                            change = multiply_add(at(a, k * lanes + lane), load(dx, where, zero), change)
+                        k += 1
+                    weight = (edge * n_paths + path) * channels + channel
+                    result = multiply_add(load(w, weight, zero), change, result)
+                    result = multiply_add(load(dw, weight, zero), inner, result)
+            store(out, here, result)
+
+
+@njit
+def _segments(words, lane_zero, zero):
+    """The sum over the edges of every atom, or its derivative when directions are given."""
+    ids, by_lane, a, b, _ = _scratch(words, lane_zero)
+    tangent = at(words, _DY) != 0
+    starts, out = pointer(at(words, _STARTS), 0), pointer(at(words, _OUT), zero)
+    y, dy = pointer(at(words, _Y), zero), pointer(at(words, _DY), zero)
+    size, n_atoms, chunk = at(words, _M_OUT) * at(words, _CHANNELS), at(words, _N_ATOMS), at(words, _CHUNK)
+    while True:
+        atom = draw(words, _COUNTER, chunk)
+        if atom >= n_atoms:
+            break
+        for i in range(atom, min(atom + chunk, n_atoms)):
+            for c in range(i * size, (i + 1) * size, lanes_of(zero)):
+                store(out, c, zero)
+            first = at(starts, i)
+            while first < at(starts, i + 1):
+                count = min(lanes_of(lane_zero), at(starts, i + 1) - first)
+                _block(words, first, count, ids, lane_zero)
+                _contract(words, y, ids, by_lane, a, lane_zero)
+                if tangent:
+                    _contract(words, dy, ids, by_lane, b, lane_zero)
+                for begin in range(0, count, _GROUP):
+                    end = min(begin + _GROUP, count)
+                    if tangent:
+                        _add_edges_tangent(words, i, begin, end, ids, a, b, lane_zero, zero)
+                    else:
+                        _add_edges(words, i, begin, end, ids, a, lane_zero, zero)
+                first += count
+
+
+@njit
+def _edge_block(words, count, ids, a, da, lane_zero, zero):
+    """Gradients of the weights, and of A, of the edges ids[:count]."""
+    channels, n_paths, lanes = at(words, _CHANNELS), at(words, _N_PATHS), lanes_of(lane_zero)
+    row_path, pairs, source = (
+        pointer(at(words, _ROW_PATH), 0),
+        pointer(at(words, _PAIRS), 0),
+        pointer(at(words, _SOURCE), 0),
+    )
+    gathered, summed = pointer(at(words, _FROM), 0), pointer(at(words, _TO), 0)
+    x, w, g = pointer(at(words, _X), zero), pointer(at(words, _W), zero), pointer(at(words, _G), zero)
+    out_w, n_rows = pointer(at(words, _OUT_W), zero), at(words, _M_OUT)
+    for channel in range(0, channels, lanes_of(zero)):
+        row = 0
+        for path in range(n_paths):
+            first_row = row
+            while row < n_rows and at(row_path, row) == path:
+                row += 1
+            for lane in range(count):
+                edge = at(ids, lane)
+                x_base = at(gathered, edge) * at(words, _M_IN) * channels + channel
+                g_base = at(summed, edge) * n_rows * channels + channel
+                where = (edge * n_paths + path) * channels + channel
+                weight = load(w, where, zero)
+                gradient = zero
+                for r in range(first_row, row):
+                    gr = load(g, g_base + r * channels, zero)
+                    scaled = multiply(weight, gr)
+                    inner = zero
+                    k = at(pairs, r)
+                    while k < at(pairs, r + 1):
+                        xk = load(x, x_base + at(source, k) * channels, zero)
+                        inner = multiply_add(at(a, k * lanes + lane), xk, inner)
+                        change = total(multiply(scaled, xk))
+                        if channel > 0:
+                            change += at(da, k * lanes + lane)
+                        put(da, k * lanes + lane, change)
+                        k += 1
+                    gradient = multiply_add(gr, inner, gradient)
+                store(out_w, where, gradient)
+
+
+@njit
+def _edge_block_tangent(words, count, ids, a, b, da, lane_zero, zero):
+    """As `_edge_block` for the derivative along dx, of the weights and, as B, of the harmonics."""
+    channels, n_paths, lanes = at(words, _CHANNELS), at(words, _N_PATHS), lanes_of(lane_zero)
+    row_path, pairs, source = (
+        pointer(at(words, _ROW_PATH), 0),
+        pointer(at(words, _PAIRS), 0),
+        pointer(at(words, _SOURCE), 0),
+    )
+    gathered, summed = pointer(at(words, _FROM), 0), pointer(at(words, _TO), 0)
+    x, w, g = pointer(at(words, _X), zero), pointer(at(words, _W), zero), pointer(at(words, _G), zero)
+    dx, dw = pointer(at(words, _DX), zero), pointer(at(words, _DW), zero)
+    out_w, n_rows, moving = pointer(at(words, _OUT_W), zero), at(words, _M_OUT), at(words, _DX) != 0
+    for channel in range(0, channels, lanes_of(zero)):
+        row = 0
+        for path in range(n_paths):
+            first_row = row
+            while row < n_rows and at(row_path, row) == path:
+                row += 1
+            for lane in range(count):
+                edge = at(ids, lane)
+                x_base = at(gathered, edge) * at(words, _M_IN) * channels + channel
+                g_base = at(summed, edge) * n_rows * channels + channel
+                where = (edge * n_paths + path) * channels + channel
+                weight, turn = load(w, where, zero), load(dw, where, zero)
+                gradient = zero
+                for r in range(first_row, row):
+                    gr = load(g, g_base + r * channels, zero)
+                    scaled, turned = multiply(weight, gr), multiply(turn, gr)
+                    inner = zero
+                    k = at(pairs, r)
+                    while k < at(pairs, r + 1):
+                        here = x_base + at(source, k) * channels
+                        xk = load(x, here, zero)
+                        inner = multiply_add(at(b, k * lanes + lane), xk, inner)
+                        product = multiply(turned, xk)
+                        if moving:
+                            dxk = load(dx, here, zero)
+                            inner = multiply_add(at(a, k * lanes + lane), dxk, inner)
+                            product = multiply_add(scaled, dxk, product)
+                        change = total(product)
+                        if channel > 0:
+                            change += at(da, k * lanes + lane)
+                        put(da, k * lanes + lane, change)
+                        k += 1
+                    gradient = multiply_add(gr, inner, gradient)
+                store(out_w, where, gradient)
+
+
+@njit
+def _edges(words, lane_zero, zero):
+    """The gradients of every edge, or their derivative when directions are given."""
+    ids, by_lane, a, b, da = _scratch(words, lane_zero)
+    tangent = at(words, _DY) != 0
+    y, dy, out_y = pointer(at(words, _Y), zero), pointer(at(words, _DY), zero), pointer(at(words, _OUT_Y), zero)
+    n_edges, lanes = at(words, _N_EDGES), lanes_of(lane_zero)
+    while True:
+        first = draw(words, _COUNTER, lanes)
+        if first >= n_edges:
+            break
+        count = min(lanes, n_edges - first)
+        _block(words, first, count, ids, lane_zero)
+        _contract(words, y, ids, by_lane, a, lane_zero)
+        if tangent:
+            _contract(words, dy, ids, by_lane, b, lane_zero)
+            _edge_block_tangent(words, count, ids, a, b, da, lane_zero, zero)
+        else:
+            _edge_block(words, count, ids, a, da, lane_zero, zero)
+        _expand(words, da, ids, count, by_lane, out_y, lane_zero)
+
+
+@cache
+def _kernel(edges: bool, dtype: torch.dtype, lanes: int) -> int:
+    """The address of a kernel for vectors of `lanes` channels; the first call on a machine compiles it."""
+    scalar, by_edge = scalar_type(dtype), _LINE // dtype.itemsize
+
+    def segment_kernel(data):
+        _segments(words_of(data), zeros(scalar, by_edge), zeros(scalar, lanes))
+
+    def edge_kernel(data):
+        _edges(words_of(data), zeros(scalar, by_edge), zeros(scalar, lanes))
+
+    return compiled(edge_kernel if edges else segment_kernel).address
+
+
+def channel_step(dtype: torch.dtype) -> int:
+    """The number of channels must be a multiple of this: one vector register, at least 16 bytes."""
+    return register_bytes() // dtype.itemsize
+
+
+def _lanes(channels: int, dtype: torch.dtype) -> int:
+    """As many lanes, up to four registers, as divide the channels."""
+    step = channel_step(dtype)
+    return next(step * n for n in (4, 2, 1) if channels % (step * n) == 0)
+
+
+def _run(edge_kernel: bool, tables: Tables, edges: Edges, tensors: dict[int, Tensor | None]) -> None:
+    x, w = tensors[_X], tensors[_W]
+    assert x is not None
+    assert w is not None
+    n_edges, n_atoms, channels = len(edges.gathered), len(edges.starts) - 1, x.shape[2]
+    m_in, m_out, n_paths, m_sh, n_pairs = tables.shape
+    threads = torch.get_num_threads()
+    scratch = torch.empty(threads * _scratch_bytes.py_func(m_sh, n_pairs), dtype=torch.uint8)
+    words = [0] * _N_WORDS
+    chunk = max(1, n_atoms // (8 * threads))
+    words[_TICKET:_STARTS] = [
+        0, chunk, scratch.data_ptr(), n_atoms, n_edges, channels, m_in, m_out, n_paths, m_sh, n_pairs,
+    ]  # fmt: skip
+    words[_STARTS:_ROWS] = [0 if tensor is None else tensor.data_ptr() for tensor in edges]
+    words[_ROWS:_X] = tables.addresses(x.dtype)
+    for slot, tensor in tensors.items():
+        words[slot] = 0 if tensor is None else tensor.data_ptr()
+    launch(_kernel(edge_kernel, x.dtype, _lanes(channels, x.dtype)), words, n_edges * n_pairs * channels > 200_000)
+
+
+Direction = tuple[Tensor | None, Tensor, Tensor]
+
+
+def segment_sum(
+    tables: Tables, edges: Edges, x: Tensor, y: Tensor, w: Tensor, direction: Direction | None = None
+) -> Tensor:
+    """The sums (N, M_out, C), or their derivative along (dx, dy, dw); None in place of dx stands for zero."""
+    out = x.new_empty(len(edges.starts) - 1, tables.shape[1], x.shape[2])
+    dx, dy, dw = direction or (None, None, None)
+    _run(False, tables, edges, {_X: x, _Y: y, _W: w, _DX: dx, _DY: dy, _DW: dw, _OUT: out})
+    return out
+
+
+def edge_gradients(
+    tables: Tables, edges: Edges, x: Tensor, y: Tensor, w: Tensor, g: Tensor, direction: Direction | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gradients to harmonics (E, M_sh) and weights (E, P, C) for the gradient g (N, M_out, C) of the sums, or their
+    derivative along (dx, dy, dw). The result's components must be in the order of the paths."""
+    out_y, out_w = torch.empty_like(y), torch.empty_like(w)
+    dx, dy, dw = direction or (None, None, None)
+    tensors = {_X: x, _Y: y, _W: w, _G: g, _DX: dx, _DY: dy, _DW: dw, _OUT_Y: out_y, _OUT_W: out_w}
+    _run(True, tables, edges, tensors)
+    return out_y, out_w
