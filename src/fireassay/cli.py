@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from fireassay import __version__
-from fireassay.errors import InputError
+from fireassay.errors import InputError, Interrupted
 
 app = typer.Typer(
     name="fireassay",
@@ -53,11 +53,12 @@ def _reported() -> Iterator[None]:
     except InputError as error:
         typer.echo(f"fireassay: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt as interruption:
-        code = getattr(interruption, "exit_code", 130)
-        text = str(interruption) or "interrupted"
-        typer.echo(f"fireassay: {text}", err=True)
-        raise typer.Exit(code) from None
+    except Interrupted as interruption:
+        typer.echo(f"fireassay: {interruption}", err=True)
+        raise typer.Exit(interruption.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("fireassay: interrupted; repeat the command to continue", err=True)
+        raise typer.Exit(130) from None
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         typer.echo(f"fireassay: cannot use{where}: {error.strerror or error}", err=True)

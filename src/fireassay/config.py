@@ -27,7 +27,7 @@ from fireassay.models import MODELS
 from fireassay.potential import Baseline, LocalPotential, Potential, Sum
 from fireassay.records import atomic
 from fireassay.settings import Settings
-from fireassay.training.recipe import Checkpointing, ErrorLogging, Recipe
+from fireassay.training.recipe import Recipe
 
 FORMAT = "fireassay-potential"
 FORMAT_VERSION = 1
@@ -38,39 +38,47 @@ WRAPPERS: dict[str, type[Potential]] = {"baseline": Baseline, "sum": Sum}
 class Validation(Settings):
     """Where the validation frames come from: a file of their own, or a split of the training file."""
 
-    file: str | None = Field(None, description="a file of its own; the split below is then not used")
+    file: str | None = Field(default=None, description="a file of its own; the split below is then not used")
     method: Literal["random", "blocks", "group", "temperature"] = Field(
-        "random", description="how the frames are split off"
+        default="random", description="how the frames are split off"
     )
-    fraction: float = Field(0.1, ge=0, lt=1, description="share of the training file's frames")
-    count: int | None = Field(None, ge=1, description="number of frames; overrides the fraction")
+    fraction: float = Field(default=0.1, ge=0, lt=1, description="share of the training file's frames")
+    count: int | None = Field(default=None, ge=0, description="number of frames; overrides the fraction")
+    gap: int = Field(default=0, ge=0, description="frames left out between the blocks, for method blocks")
 
 
 class Data(Settings):
     """Files (extended XYZ, npz, ASE db, DeePMD folders) or embedded sets such as 3bpa-xtb/train_300K."""
 
     train: str = Field(description="training frames")
-    validation: Validation = Field(default_factory=Validation)
+    validation: Validation = Validation()
     test: dict[str, str] = Field(default_factory=dict, description="test splits by name, such as {300K: test_300K.xyz}")
     start: str | None = Field(
         None, description="start of the stability assay; default: the first test or training frame"
     )
-    isolated_atoms: str | None = Field(None, description="file of isolated atoms, for baseline.e0 = isolated")
-    keys: dict[str, str] | None = Field(None, description="label keys in the files, such as {energy: energy_xtb}")
-    units: dict[str, str] | None = Field(None, description="units in the files, such as {energy: kcal/mol}")
-    limit: int | None = Field(None, ge=1, description="use at most this many training frames, drawn with the seed")
+    isolated_atoms: str | None = Field(default=None, description="file of isolated atoms, for baseline.e0 = isolated")
+    keys: dict[str, str] | None = Field(
+        default=None, description="label keys in the files, such as {energy: energy_xtb}"
+    )
+    units: dict[str, str] | None = Field(default=None, description="units in the files, such as {energy: kcal/mol}")
+    limit: int | None = Field(
+        default=None, ge=1, description="use at most this many training frames, drawn with the seed"
+    )
 
 
 class BaselineConfig(Settings):
     """What lies under the network: isolated-atom energies, and the scale of its output."""
 
     e0: Literal["fit", "isolated", "zero"] | dict[str, float] = Field(
-        "fit", description="least squares on compositions; read from data.isolated_atoms; zero; or eV by element symbol"
+        default="fit",
+        description="least squares on compositions; read from data.isolated_atoms; zero; or eV by element symbol",
     )
     scale: Literal["force_rms", "none"] | float | dict[str, float] = Field(
-        "force_rms", description="eV per unit of the network's output (rescaling on), or none (rescaling off)"
+        default="force_rms", description="eV per unit of the network's output (rescaling on), or none (rescaling off)"
     )
-    shift: Literal["mean", "none"] | float = Field("none", description="eV per atom added to every atom of a structure")
+    shift: Literal["mean", "none"] | float = Field(
+        default="none", description="eV per atom added to every atom of a structure"
+    )
     trainable_scale: bool = False
     trainable_shift: bool = False
 
@@ -78,17 +86,17 @@ class BaselineConfig(Settings):
 class Config(Settings):
     """A whole run: data, model, training, assays."""
 
-    name: str = Field("potential", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", description="name in tables and figures")
-    description: str = Field("", description="free text: the paper and the table that a preset reproduces")
+    name: str = Field(
+        default="potential", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", description="name in tables and figures"
+    )
+    description: str = Field(default="", description="free text: the paper and the table that a preset reproduces")
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
     data: Data
     model: dict[str, Any] = Field(description="type: nequip | mace, and the arguments of its constructor")
-    baseline: BaselineConfig = Field(default_factory=BaselineConfig)
-    training: Recipe = Field(default_factory=Recipe)
-    error_log: ErrorLogging = Field(default_factory=ErrorLogging)
-    checkpointing: Checkpointing = Field(default_factory=Checkpointing)
+    baseline: BaselineConfig = BaselineConfig()
+    training: Recipe = Recipe()
     assays: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {name: {} for name in ASSAYS}, description="the assays to run, each with its settings"
     )

@@ -13,7 +13,7 @@ class InputError(ValueError):
     """
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """The user or the queue asked to stop; the work so far is saved and continues when the command is repeated.
 
     The command line prints the message without a traceback and exits with `exit_code`, 130 for Ctrl-C, 143 for SIGTERM.

@@ -28,7 +28,7 @@ from fireassay.config import (
     validated,
     with_overrides,
 )
-from fireassay.data.baseline import average_neighbours, fit_e0, read_e0, statistics
+from fireassay.data.baseline import average_neighbours, fit_e0, given_e0, isolated_atoms, statistics
 from fireassay.data.datasets import Dataset
 from fireassay.data.readers import read
 from fireassay.data.split import split_blocks, split_group, split_random, split_temperature
@@ -38,7 +38,7 @@ from fireassay.interop.ase import CalculatorPredictor
 from fireassay.potential import Baseline, LocalPotential, Predictor
 from fireassay.progress import Progress
 from fireassay.records import AssayResult, ErrorTrajectory, environment, read_json, write_json, write_text
-from fireassay.training.fit import fit
+from fireassay.training.fit import FitResult, fit
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Material:
     validation: list[Structure]
     test: dict[str, list[Structure]]
     start: Structure
-    isolated: dict[int, float] | None
+    isolated: list[Structure]
     fingerprint: str
 
 
@@ -89,22 +89,18 @@ def run_training(config: Config, folder: Path, progress: Progress, restart: bool
     if leader:
         write_text(folder / "config.yaml", resolved_yaml(config))
         write_json(folder / "run.json", record)
-    result = fit(
-        potential,
-        train,
-        validation,
-        config.training,
-        folder,
-        device=device,
-        progress=progress,
-        error_log=config.error_log,
-        checkpointing=config.checkpointing,
-    )
+    result = fit(potential, train, validation, config.training, folder, device=device, progress=progress)
     if not leader:
         return None
     save_potential(potential, path, {"name": config.name, "run": config.data.train})
-    write_json(folder / "run.json", {**record, "status": "finished", "result": asdict(result)})
+    write_json(folder / "run.json", {**record, "status": "finished", "result": _summary(result)})
     return path
+
+
+def _summary(result: FitResult) -> dict[str, Any]:
+    """What the record says of a finished training: everything but the weights."""
+    fields = ("source", "finished", "epochs", "best_epoch", "best", "last", "seconds")
+    return {name: getattr(result, name) for name in fields}
 
 
 def build(
@@ -119,9 +115,10 @@ def build(
     network = build_network(config.model, {"species": species, "average_neighbours": neighbours, "seed": config.seed})
     e0, e0_note = _e0(config, material, species)
     scale, shift = _scale_and_shift(config, material, e0)
-    potential = Baseline(network, e0, scale, shift, config.baseline.trainable_scale, config.baseline.trainable_shift)
+    trained = config.baseline
+    potential = Baseline(network, e0, scale, shift, trained.trainable_scale, trained.trainable_shift)
     notes = {
-        "e0": {"values": {chemical_symbols[z]: value for z, value in e0.items()}, "unit": "eV", **e0_note},
+        "e0": {**e0_note, "e0": {chemical_symbols[z]: energy for z, energy in e0.items()}, "unit": "eV"},
         "average_neighbours": neighbours,
         "scale": potential.arguments["scale"],
         "shift": potential.arguments["shift"],
@@ -152,22 +149,22 @@ def read_material(config: Config) -> Material:
     test = {name: frames(source) for name, source in data.test.items()}
     first = next(iter(test.values()), train)[0]
     start = frames(data.start)[0] if data.start else first
-    isolated = read_e0(data.isolated_atoms, keys=data.keys, units=data.units) if data.isolated_atoms else None
+    isolated = frames(data.isolated_atoms) if data.isolated_atoms else []
     return Material(train, validation, test, start, isolated, _fingerprint([*train, *validation]))
 
 
 def _split(everything: Sequence[Structure], config: Config, rng: np.random.Generator) -> tuple[Any, Any]:
-    settings = config.data.validation
-    share = settings.count if settings.count is not None else round(settings.fraction * len(everything))
-    if share == 0:
-        return np.arange(len(everything)), np.arange(0)
-    split = {
-        "random": split_random,
-        "blocks": split_blocks,
-        "group": split_group,
-        "temperature": split_temperature,
-    }[settings.method]
-    return split(everything, share, rng)
+    """Indices of training and validation frames, ascending."""
+    settings, n = config.data.validation, len(everything)
+    held_out = settings.count if settings.count is not None else round(settings.fraction * n)
+    if held_out == 0:
+        return np.arange(n), np.arange(0)
+    if settings.method == "blocks":
+        train, validation = split_blocks(everything, held_out, gap=settings.gap)
+    else:
+        split = {"random": split_random, "group": split_group, "temperature": split_temperature}[settings.method]
+        train, validation = split(everything, held_out, rng)
+    return np.sort(train), np.sort(validation)
 
 
 def _fingerprint(structures: Sequence[Structure]) -> str:
@@ -179,17 +176,17 @@ def _fingerprint(structures: Sequence[Structure]) -> str:
 
 
 def _e0(config: Config, material: Material, species: list[int]) -> tuple[dict[int, float], dict[str, Any]]:
+    """Isolated-atom energies in eV by atomic number, and where they come from."""
     choice = config.baseline.e0
     if isinstance(choice, dict):
-        return symbol_map(choice, "baseline.e0"), {"source": "given"}
+        return given_e0(symbol_map(choice, "baseline.e0"), species), {"source": "given"}
     if choice == "zero":
         return dict.fromkeys(species, 0.0), {"source": "zero"}
     if choice == "isolated":
-        if material.isolated is None:
-            raise InputError("baseline.e0 is isolated, which needs data.isolated_atoms, a file of single atoms")
-        return material.isolated, {"source": config.data.isolated_atoms}
-    found = fit_e0(material.train)
-    return found.e0, {"source": "fit", "rank": found.rank, "condition": found.condition, "text": str(found)}
+        found = isolated_atoms([*material.isolated, *material.train])
+        return given_e0(found, species), {"source": config.data.isolated_atoms or config.data.train}
+    fitted = fit_e0(material.train)
+    return fitted.e0, {"source": "fit", **asdict(fitted), "sentence": str(fitted)}
 
 
 def _scale_and_shift(config: Config, material: Material, e0: dict[int, float]) -> tuple[Any, Any]:
