@@ -24,7 +24,7 @@ ALLOCATOR = {
 
 
 def serve(tasks: Mapping[str, Callable[[], Any]]) -> None:
-    """Answers each line "TASK REPETITIONS" on stdin with a line of JSON: wall and CPU ms, the task's value, peak MiB."""
+    """Answers lines "TASK REPETITIONS" on stdin with lines of JSON: wall and CPU ms, the task's value, peak MiB."""
     for line in sys.stdin:
         name, repetitions = line.rsplit(maxsplit=1)
         times, cpu, value = [], [], None
