@@ -25,7 +25,8 @@ from fireassay.errors import InputError
 from fireassay.records import atomic
 from fireassay.training.distributed import Ranks
 
-FORMAT, VERSION = "fireassay-checkpoint", "1"
+FORMAT, VERSION = "fireassay-checkpoint", 1
+HEADER = "fireassay"
 WEIGHTS_FORMAT = "fireassay-weights"
 KEPT = 2
 
@@ -44,7 +45,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, epoch: int, batch: int
     Raises InputError when the folder cannot be written or the disk is full; the earlier checkpoints stay.
     """
     path = folder / f"{epoch:07d}-{batch:07d}.safetensors"
-    _write(path, checkpoint.tensors, {"format": FORMAT, "version": VERSION, "state": json.dumps(checkpoint.values)})
+    _write(path, checkpoint.tensors, {"format": FORMAT, "version": VERSION, "state": checkpoint.values})
     for old in checkpoints(folder)[:-KEPT]:
         with contextlib.suppress(OSError):
             old.unlink()
@@ -68,11 +69,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     others = [other.name for other in checkpoints(path.parent) if other != path]
     advice = f"remove it to continue from {others[-1]}" if others else "start the training again"
     tensors, metadata = _read(path, FORMAT, VERSION, advice)
-    return Checkpoint(tensors, json.loads(metadata["state"]))
+    return Checkpoint(tensors, metadata["state"])
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor], extra: Mapping[str, str] | None = None) -> None:
-    """Writes a state dict as safetensors, atomically; `extra` is further metadata."""
+def save_weights(path: Path, weights: Mapping[str, Tensor], extra: Mapping[str, Any] | None = None) -> None:
+    """Writes a state dict as safetensors, atomically; `extra` are further JSON values for the header."""
     _write(path, dict(weights), {"format": WEIGHTS_FORMAT, "version": VERSION, **(extra or {})})
 
 
@@ -133,27 +134,28 @@ def weights_of(potential: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in potential.state_dict().items()}
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    content = safetensors.torch.save(plain, {**metadata, "crc32": str(_checksum(plain))})
+    header = {**header, "crc32": _checksum(plain)}
+    content = safetensors.torch.save(plain, {HEADER: json.dumps(header)})  # one key: equal content, equal bytes
     with atomic(path) as file:
         file.write(content)
 
 
-def _read(path: Path, form: str, version: str, advice: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, form: str, version: int, advice: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except Exception as error:
         text = " ".join(str(error).split())
         raise InputError(f"cannot read {path}: {text}; it is missing, cut short or damaged; {advice}") from error
-    if metadata.get("format") != form or metadata.get("version") != version:
-        found = f"{metadata.get('format')} version {metadata.get('version')}"
+    if header.get("format") != form or header.get("version") != version:
+        found = f"{header.get('format', 'a file')} version {header.get('version', 'unknown')}"
         raise InputError(f"{path} is {found}, this fireassay reads {form} version {version}; {advice}")
-    if metadata.get("crc32") != str(_checksum(tensors)):
+    if header.get("crc32") != _checksum(tensors):
         raise InputError(f"{path} is damaged: its checksum does not match; {advice}")
-    return tensors, metadata
+    return tensors, header
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> int:

@@ -47,7 +47,7 @@ class ErrorLog:
 
     def end_epoch(self) -> None:
         """Moves the epoch's errors of all processes into the histograms of the main one."""
-        values = self._ranks.largest(self._epoch).cpu().numpy()
+        values = self._ranks.largest(self._epoch).to("cpu", copy=True).numpy()
         self._epoch.fill_(_ABSENT)
         self.epochs += 1
         if not self._ranks.main:

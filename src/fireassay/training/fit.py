@@ -11,19 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fireassay.data.datasets import Dataset
 from fireassay.errors import InputError
 from fireassay.potential import Potential
 from fireassay.progress import Progress, Silent
 from fireassay.training.averaging import assign
-from fireassay.training.checkpoint import checkpoints, load_checkpoint, remove_leftovers, weights_of
+from fireassay.training.checkpoint import checkpoints, load_checkpoint, remove_leftovers
 from fireassay.training.distributed import joined
 from fireassay.training.interruption import requests
 from fireassay.training.loop import CHECKPOINTS, Loop
 from fireassay.training.loss import Weights, check_labels
-from fireassay.training.recipe import Cosine, Recipe
+from fireassay.training.recipe import Checkpointing, Cosine, ErrorLogging, Recipe
 
 ERRORS = "errors.npz"
 
@@ -32,8 +31,7 @@ ERRORS = "errors.npz"
 class FitResult:
     """What came out. Rows are those of metrics.jsonl (docs/records.md); a value that was not finite is None."""
 
-    weights: dict[str, Tensor]  # state dict of the best weights, which the potential now has
-    source: Literal["live", "ema", "swa"]  # what the best weights are
+    source: Literal["live", "ema", "swa"]  # which weights the potential has now
     finished: str  # epochs, patience, lr_below, max_seconds or target
     epochs: int  # complete epochs
     best_epoch: int  # from 1
@@ -54,6 +52,8 @@ def fit(
     progress: Progress | None = None,
     resume: bool | Literal["auto"] = "auto",
     weights: Weights | None = None,
+    error_log: ErrorLogging | None = None,
+    checkpointing: Checkpointing | None = None,
 ) -> FitResult:
     """Trains `potential` in place, in its own dtype, and leaves it with the best weights, in evaluation mode.
 
@@ -64,10 +64,10 @@ def fit(
     Raises InputError for data, recipe or checkpoint that cannot be used; `Diverged`, one of them, when the loss is no
     longer finite; Interrupted after SIGTERM or Ctrl-C, once the state is saved.
     """
-    device = torch.device(device)
+    device, error_log = torch.device(device), error_log or ErrorLogging()
     _check(potential, train, validation, recipe)
     potential.to(device)
-    fingerprint = _fingerprint(potential, train, validation, recipe, weights)
+    fingerprint = _fingerprint(potential, train, validation, recipe, weights, error_log)
     with joined(device) as ranks, requests() as request:
         loop = Loop(
             potential,
@@ -78,6 +78,8 @@ def fit(
             device=device,
             ranks=ranks,
             weights=weights or Weights(),
+            error_log=error_log,
+            checkpointing=checkpointing or Checkpointing(),
             fingerprint=fingerprint,
             request=request,
             progress=progress if progress is not None and ranks.main else Silent(),
@@ -139,7 +141,6 @@ def _finish(loop: Loop) -> FitResult:
         loop.error_log.trajectory.save(loop.folder / ERRORS)
     loop.log.close()
     return FitResult(
-        weights=weights_of(loop.potential),
         source=source,
         finished=position.finished,
         epochs=position.epoch,
@@ -164,12 +165,18 @@ def _check(potential: Potential, train: Dataset, validation: Dataset | None, rec
 
 
 def _fingerprint(
-    potential: Potential, train: Dataset, validation: Dataset | None, recipe: Recipe, weights: Weights | None
+    potential: Potential,
+    train: Dataset,
+    validation: Dataset | None,
+    recipe: Recipe,
+    weights: Weights | None,
+    error_log: ErrorLogging,
 ) -> dict[str, Any]:
     shapes = {name: [str(p.dtype).removeprefix("torch."), *p.shape] for name, p in potential.named_parameters()}
     chosen = [None if value is None else value.detach().cpu().numpy() for value in weights or ()]
     return {
         "recipe": recipe.model_dump(mode="json"),
+        "error_log": error_log.model_dump(mode="json"),
         "potential": {"type": type(potential).__name__, "parameters": shapes},
         "training data": _content(train),
         "validation data": None if validation is None else _content(validation),
@@ -195,7 +202,7 @@ def _hash(*arrays: Any) -> str:
 
 def _compare(before: Mapping[str, Any], now: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
     """Raises InputError that lists what differs between a checkpoint and the training that wants to go on from it."""
-    free = {"recipe.checkpoints", "recipe.stopping", "recipe.tensorboard"}
+    free = {"recipe.stopping", "recipe.tensorboard"}
     if not isinstance(recipe.schedule, Cosine):
         free.add("recipe.epochs")
     was, is_now = _flat(before), _flat(json.loads(json.dumps(now)))

@@ -48,7 +48,7 @@ from fireassay.training.loss import (
     total,
 )
 from fireassay.training.metrics_log import MetricsLog
-from fireassay.training.recipe import Plateau, Recipe
+from fireassay.training.recipe import Checkpointing, ErrorLogging, Plateau, Recipe
 from fireassay.training.schedule import Rate, make_optimiser, named_trainable, set_rate
 
 CHECKPOINTS = "checkpoint"
@@ -96,12 +96,15 @@ class Loop:
         device: torch.device,
         ranks: Ranks,
         weights: Weights,
+        error_log: ErrorLogging,
+        checkpointing: Checkpointing,
         fingerprint: dict[str, Any],
         request: Request,
         progress: Progress,
     ) -> None:
         self.potential, self.train, self.validation = potential, train, validation
         self.recipe, self.folder, self.device, self.ranks = recipe, folder, device, ranks
+        self.checkpointing = checkpointing
         self.weights, self.fingerprint, self.request, self.progress = weights.to(device), fingerprint, request, progress
         named = named_trainable(potential)
         self.names, self.parameters = list(named), list(named.values())
@@ -112,12 +115,12 @@ class Loop:
         self.ema = Ema(self.parameters, recipe.ema.decay, recipe.ema.warm_up) if recipe.ema else None
         self.swa = Swa(self.parameters) if recipe.swa else None
         self.species = species_weights(recipe.loss.forces, train).to(device)
-        self.error_log = ErrorLog(recipe.error_log, train, folder, device, ranks) if recipe.error_log.enabled else None
+        self.error_log = ErrorLog(error_log, train, folder, device, ranks) if error_log.enabled else None
         self.log = MetricsLog(folder, recipe.tensorboard and ranks.main)
         self.position = Position()
         self.best: list[Tensor] | None = None
         self.sums = torch.zeros(N_SUMS, dtype=torch.float64, device=device)
-        self._forces, self._stress = _needed(recipe, train)
+        self._forces, self._stress = _needed(recipe, error_log, train)
         self._began = time.monotonic()
         self._saved = self._began
         self._epoch_began = self.seconds
@@ -142,7 +145,7 @@ class Loop:
                 self._end_epoch()
                 last = bool(position.finished) or position.epoch >= self.recipe.epochs
                 asked = self._asked(self.request.signal)
-                if last or asked or position.epoch % self.recipe.checkpoints.every_epochs == 0:
+                if last or asked or position.epoch % self.checkpointing.every_epochs == 0:
                     self.save()
                 if asked and not last:
                     self._leave(self.request.signal or signal.SIGTERM)
@@ -267,7 +270,7 @@ class Loop:
                 position.averaging = True
 
     def _train_epoch(self) -> None:
-        position, every = self.position, self.recipe.checkpoints.every_batches
+        position, every = self.position, self.checkpointing.every_batches
         batches = self.batches(position.epoch)
         loss = self.recipe.loss_in(position.stage)
         self.potential.train()
@@ -413,7 +416,7 @@ class Loop:
         return stage_two or (self.recipe.swa is not None and not self.position.averaging)
 
     def _wishes(self) -> tuple[bool, int]:
-        minutes = self.recipe.checkpoints.every_minutes
+        minutes = self.checkpointing.every_minutes
         due = minutes is not None and time.monotonic() - self._saved > 60 * minutes
         return due and self.ranks.main, self.request.signal or 0
 
@@ -438,10 +441,10 @@ class Loop:
                 value.copy_(tensors[f"{kind}.{name}"])
 
 
-def _needed(recipe: Recipe, train: Dataset) -> tuple[bool, bool]:
+def _needed(recipe: Recipe, error_log: ErrorLogging, train: Dataset) -> tuple[bool, bool]:
     """Whether a training step needs forces, and stress."""
     losses = (recipe.loss_in(1), recipe.loss_in(2))
-    wanted = recipe.error_log.enabled and bool(train.labels.has_forces.any())
+    wanted = error_log.enabled and bool(train.labels.has_forces.any())
     return wanted or any(loss.forces.weight > 0 for loss in losses), any(loss.stress.weight > 0 for loss in losses)
 
 
