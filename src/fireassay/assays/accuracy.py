@@ -144,8 +144,8 @@ def _energy_shifts(
 
 
 def _compositions(dataset: Dataset) -> list[dict[int, int]]:
-    species = dataset.species
-    return [{z: n for z, n in zip(species, row, strict=True) if n} for row in dataset.compositions.tolist()]
+    counted = (np.unique(s.atomic_numbers, return_counts=True) for s in dataset.structures)
+    return [dict(zip(species.tolist(), counts.tolist(), strict=True)) for species, counts in counted]
 
 
 def _compare(

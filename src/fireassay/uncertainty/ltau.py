@@ -62,7 +62,9 @@ class LTAU:
         index: Index = "auto",
         standardise: bool = False,
     ) -> None:
-        self.k, self.estimator, self.index, self.standardise = k, estimator, index, standardise
+        self.k, self.standardise = k, standardise
+        self.estimator: Estimator = estimator
+        self.index: Index = index
 
     def fit(self, descriptors: ArrayLike, errors: ErrorTrajectory) -> Self:
         """Learns from the training atoms' descriptors (A, D), in the error trajectory's order of atoms.
@@ -255,7 +257,7 @@ def _slope(x: Array, y: Array) -> float:
 
 
 def _quantiles(ratio: Array) -> Array:
-    """Quantiles at even levels from 0 to 1; of n values the largest has level n / (n + 1), twice as much has level 1."""
+    """Quantiles at even levels; of n values the largest has level n / (n + 1), and twice as much has level 1."""
     ordered = np.concatenate([[0.0], np.sort(ratio), [2 * ratio.max()]])
     return np.interp(np.linspace(0.0, 1.0, QUANTILES), np.linspace(0.0, 1.0, len(ordered)), ordered)
 
