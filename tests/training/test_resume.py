@@ -135,17 +135,15 @@ def test_a_request_to_stop_saves_and_exits(tmp_path: Path, uninterrupted: dict, 
             if self.left == 0:
                 os.kill(os.getpid(), number)
 
-    stops = 0
+    stops = []
     for patience in (1, 8, 13, 40, 1000):
         impatient = Impatient()
         impatient.left = patience
         try:
             run(tmp_path, progress=impatient)
         except Interrupted as interrupted:
-            stops += 1
-            assert interrupted.exit_code == code
-            assert "repeat the command to continue" in str(interrupted)
-    assert stops == 4
+            stops.append((interrupted.exit_code, "repeat the command to continue" in str(interrupted)))
+    assert stops == 4 * [(code, True)]
     assert outcome(tmp_path) == uninterrupted
     assert signal.getsignal(number) is not None
 
@@ -174,7 +172,7 @@ def test_a_request_during_validation_is_answered_at_once(
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "metric_sums", counted)
-        with pytest.raises(Interrupted, match="epoch 4, batch 3"):
+        with pytest.raises(Interrupted, match="epoch 2, batch 3"):
             run(tmp_path, {"validation_batch_size": 2})
     assert calls == 2
     run(tmp_path, {"validation_batch_size": 2})

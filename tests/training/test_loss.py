@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fireassay.data.datasets import Dataset
+from fireassay.errors import InputError
+from fireassay.potential import Baseline, Prediction
+from fireassay.training.loss import (
+    Errors,
+    Weights,
+    check_labels,
+    errors_of,
+    loss_sums,
+    metric_sums,
+    metrics_of,
+    species_weights,
+    total,
+)
+from fireassay.training.recipe import EnergyTerm, ForcesTerm, Loss, StressTerm
+from training.toy_frames import CUTOFF, labelled_frames, network
+
+EQUAL = torch.ones(119, dtype=torch.float64)
+
+
+def predicted(dataset: Dataset, potential: Baseline, stress: bool = False) -> tuple[Errors, object]:
+    batch = dataset.select(range(len(dataset)))
+    return errors_of(potential.predict(batch.graph, True, stress, differentiable=True), batch), batch
+
+
+def value(dataset: Dataset, loss: Loss, potential: Baseline, weights: Weights | None = None, stress=False) -> float:
+    errors, batch = predicted(dataset, potential, stress)
+    sums = loss_sums(errors, batch, loss, species_weights(loss.forces, dataset), weights or Weights())
+    return float(total(loss, sums).detach())
+
+
+def by_hand(dataset: Dataset, potential: Baseline) -> list[tuple[int, float, np.ndarray]]:
+    """Size, energy error and force errors of each frame."""
+    rows = []
+    for number, structure in enumerate(dataset.structures):
+        prediction = potential.predict(dataset.select([number]).graph)
+        rows.append(
+            (len(structure), float(prediction.energy[0]) - structure.energy, prediction.forces - structure.forces)
+        )
+    return [(n, e, f.numpy()) for n, e, f in rows]
+
+
+def test_equation_9_of_nequip(train: Dataset, potential: Baseline) -> None:
+    """λ_E |ΔE|² + λ_F (1/3N) Σ |ΔF|² per structure, averaged over structures."""
+    loss = Loss(energy=EnergyTerm(weight=2.0, per_atom=False), forces=ForcesTerm(weight=7.0, average="structures"))
+    expected = np.mean([2 * e**2 + 7 * np.sum(f**2) / (3 * n) for n, e, f in by_hand(train, potential)])
+    assert value(train, loss, potential) == pytest.approx(expected, rel=1e-12)
+
+
+def test_averages_over_atoms_and_energies_per_atom(train: Dataset, potential: Baseline) -> None:
+    loss = Loss(energy=EnergyTerm(weight=2.0), forces=ForcesTerm(weight=7.0))
+    rows = by_hand(train, potential)
+    forces = np.concatenate([f for _, _, f in rows])
+    expected = 2 * np.mean([(e / n) ** 2 for n, e, _ in rows]) + 7 * np.mean(forces**2)
+    assert value(train, loss, potential) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["mae", "huber", "norm"])
+def test_other_penalties(train: Dataset, potential: Baseline, kind: str) -> None:
+    loss = Loss(energy=EnergyTerm(weight=0), forces=ForcesTerm(weight=1.0, kind=kind, delta=0.5))
+    forces = np.concatenate([f for _, _, f in by_hand(train, potential)])
+    size = np.abs(forces)
+    expected = {
+        "mae": size.mean(),
+        "huber": np.where(size < 0.5, size**2 / 2, 0.5 * (size - 0.25)).mean(),
+        "norm": np.linalg.norm(forces, axis=1).mean(),
+    }[kind]
+    assert value(train, loss, potential) == pytest.approx(expected, rel=1e-12)
+
+
+def test_species_balanced_means_equal_weight_per_element(train: Dataset, potential: Baseline) -> None:
+    loss = Loss(energy=EnergyTerm(weight=0), forces=ForcesTerm(weight=1.0, species="balanced"))
+    forces = np.concatenate([f for _, _, f in by_hand(train, potential)])
+    z = train.atomic_numbers.numpy()
+    expected = np.mean([np.mean(forces[z == element] ** 2) for element in (1, 6, 8)])
+    assert value(train, loss, potential) == pytest.approx(expected, rel=1e-12)
+
+
+def test_species_given_by_symbol(train: Dataset) -> None:
+    term = ForcesTerm.model_validate({"species": {"H": 1, "6": 2, 8: 3}})
+    assert species_weights(term, train)[[1, 6, 8]].tolist() == [1, 2, 3]
+    with pytest.raises(InputError, match=r"lacks the atomic numbers \[8\]"):
+        species_weights(ForcesTerm(species={1: 1.0, 6: 1.0}), train)
+
+
+def test_weights_of_structures_and_atoms(train: Dataset, potential: Baseline) -> None:
+    structures = torch.arange(len(train), dtype=torch.float64)
+    atoms = torch.linspace(0, 1, train.n_atoms, dtype=torch.float64)
+    rows = by_hand(train, potential)
+    energy = np.average([(e / n) ** 2 for n, e, _ in rows], weights=structures)
+    forces = np.concatenate([f for _, _, f in rows])
+    per_atom = np.repeat(structures, [n for n, _, _ in rows]) * atoms.numpy()
+    loss = Loss(energy=EnergyTerm(weight=2.0), forces=ForcesTerm(weight=7.0))
+    expected = 2 * energy + 7 * np.average((forces**2).mean(1), weights=per_atom)
+    assert value(train, loss, potential, Weights(structures, atoms)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_missing_labels_are_left_out(potential: Baseline) -> None:
+    frames = labelled_frames(6)
+    mixed = [
+        replace(frames[0], forces=None),
+        replace(frames[1], energy=None),
+        replace(frames[2], energy=None, forces=None),
+        frames[3],
+    ]
+    loss = Loss(energy=EnergyTerm(weight=2.0), forces=ForcesTerm(weight=7.0))
+    energies = [row for number, row in enumerate(by_hand(Dataset(frames, CUTOFF), potential)) if number in (0, 3)]
+    forces = np.concatenate([by_hand(Dataset(frames, CUTOFF), potential)[number][2] for number in (1, 3)])
+    expected = 2 * np.mean([(e / n) ** 2 for n, e, _ in energies]) + 7 * np.mean(forces**2)
+    assert value(Dataset(mixed, CUTOFF), loss, potential) == pytest.approx(expected, rel=1e-12)
+
+
+def test_no_label_gives_zero_and_zero_gradients(potential: Baseline) -> None:
+    bare = Dataset([replace(frame, energy=None, forces=None) for frame in labelled_frames(2)], CUTOFF)
+    loss = Loss(stress=StressTerm(weight=1.0))
+    errors, batch = predicted(bare, potential, stress=True)
+    sums = loss_sums(errors, batch, loss, EQUAL, Weights())
+    result = total(loss, sums)
+    result.backward()
+    assert float(result.detach()) == 0
+    gradients = [p.grad for p in potential.parameters() if p.requires_grad]
+    assert all(g is None or (g == 0).all() for g in gradients)
+    assert metrics_of(loss, torch.cat([sums, metric_sums(errors, batch)])) == {"loss": 0.0}
+
+
+def test_molecules_beside_crystals_do_not_poison_the_stress(potential: Baseline) -> None:
+    crystals = labelled_frames(2, crystal=True)
+    mixed, alone = Dataset([*crystals, *labelled_frames(2)], CUTOFF), Dataset(crystals, CUTOFF)
+    loss = Loss(energy=EnergyTerm(weight=0), forces=ForcesTerm(weight=0), stress=StressTerm(weight=1.0))
+    gradients = []
+    for dataset in (mixed, alone):
+        potential.zero_grad()
+        errors, batch = predicted(dataset, potential, stress=True)
+        result = total(loss, loss_sums(errors, batch, loss, EQUAL, Weights()))
+        result.backward()
+        gradients.append([p.grad.clone() for p in potential.parameters() if p.grad is not None])
+    assert float(result.detach()) > 0
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-14)
+
+
+def test_metrics_against_numpy(train: Dataset, potential: Baseline) -> None:
+    errors, batch = predicted(train, potential)
+    metrics = metrics_of(
+        Loss(), torch.cat([loss_sums(errors, batch, Loss(), EQUAL, Weights()), metric_sums(errors, batch)])
+    )
+    rows = by_hand(train, potential)
+    forces = np.concatenate([f for _, _, f in rows])
+    per_atom = np.array([e / n for n, e, _ in rows])
+    assert metrics["forces_mae"] == pytest.approx(np.abs(forces).mean())
+    assert metrics["forces_rmse"] == pytest.approx(np.sqrt((forces**2).mean()))
+    assert metrics["energy_per_atom_mae"] == pytest.approx(np.abs(per_atom).mean())
+    assert metrics["energy_per_atom_rmse"] == pytest.approx(np.sqrt((per_atom**2).mean()))
+    assert "stress_mae" not in metrics
+
+
+def test_the_loss_does_not_depend_on_how_a_batch_is_divided(train: Dataset, potential: Baseline) -> None:
+    sums = torch.zeros(6, dtype=torch.float64)
+    for indices in ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9, 10, 11]):
+        batch = train.select(indices)
+        errors = errors_of(potential.predict(batch.graph), batch)
+        sums += loss_sums(errors, batch, Loss(), EQUAL, Weights())
+    assert float(total(Loss(), sums)) == pytest.approx(value(train, Loss(), potential), rel=1e-12)
+
+
+def test_a_term_without_any_label_is_an_error(train: Dataset) -> None:
+    with pytest.raises(InputError, match=r"loss.stress.weight is 3 but none of the 12 training structures has stress"):
+        check_labels(Loss(stress=StressTerm(weight=3)), train)
+    check_labels(Loss(), train)
+
+
+def test_float32_forces_and_float64_energies(train: Dataset) -> None:
+    potential = network(dtype=torch.float32)
+    batch = train.select([0, 1], torch.float32)
+    prediction = potential.predict(batch.graph, differentiable=True)
+    assert isinstance(prediction, Prediction)
+    errors = errors_of(prediction, batch)
+    assert errors.energy.dtype == torch.float64
+    assert errors.forces.dtype == torch.float32
+    total(Loss(), loss_sums(errors, batch, Loss(), EQUAL, Weights())).backward()
