@@ -1,0 +1,191 @@
+"""The command line: help is quick, mistakes are one line with exit code 2, and a run goes from data to report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from typer.testing import CliRunner
+
+from fireassay.cli import app
+
+runner = CliRunner()
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `fireassay ARGUMENTS`, in this process."""
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def crystals(n: int, seed: int, amplitude: float = 0.08) -> list[Atoms]:
+    """Rattled, strained 4-atom copper cells with EMT labels."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(n):
+        atoms = bulk("Cu", cubic=True)
+        atoms.set_cell(atoms.cell @ (np.eye(3) + rng.uniform(-0.02, 0.02, (3, 3))), scale_atoms=True)
+        atoms.positions += rng.normal(0, amplitude, atoms.positions.shape)
+        atoms.calc = EMT()
+        labels = {
+            "energy": atoms.get_potential_energy(),
+            "forces": atoms.get_forces(),
+            "stress": atoms.get_stress(),
+        }
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with copper data and a configuration that trains in a second."""
+    write(tmp_path / "train.xyz", crystals(12, 0))
+    write(tmp_path / "hot.xyz", crystals(4, 1, 0.15))
+    config = {
+        "name": "tiny",
+        "dtype": "float64",
+        "data": {
+            "train": str(tmp_path / "train.xyz"),
+            "validation": {"count": 2},
+            "test": {"hot": str(tmp_path / "hot.xyz")},
+        },
+        "model": {"type": "nequip", "cutoff": 3.5, "n_layers": 1, "l_max": 1, "channels": 4, "parity": False},
+        "training": {"epochs": 2, "loss": {"stress": {"weight": 1.0}}},
+        "assays": {
+            "accuracy": {},
+            "stability": {"replicas": 2, "duration": 20.0, "temperature": 300.0},
+            "landscape": {"n_directions": 2, "points": 3},
+            "uncertainty": {"k": 3},
+        },
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["demo"],
+        ["train"],
+        ["assay"],
+        ["report"],
+        ["data"],
+        ["data", "inspect"],
+        ["data", "make"],
+        ["presets"],
+        ["config"],
+    ],
+)
+def test_every_verb_has_help(command):
+    code, text, _ = call(*command, "--help")
+    assert code == 0
+    assert "Usage" in text
+
+
+def test_help_starts_in_well_under_a_second():
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "fireassay", "--help"], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    bare = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+    assert min(seconds() for _ in range(3)) < 10 * (time.perf_counter() - bare) + 1
+
+
+def test_a_run_from_data_to_report(project):
+    run = project / "run"
+    assert call("train", project / "config.yaml", "-o", run, "-q")[0] == 0
+    assert (run / "potential.safetensors").exists()
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["result"]["epochs"] == 2
+    code, out, err = call("assay", run, "-q")
+    assert code == 0, err
+    assert [line.rsplit("/", 1)[1] for line in out.split()] == [
+        "accuracy.json",
+        "stability.json",
+        "landscape.json",
+        "uncertainty.json",
+    ]
+    accuracy = json.loads((run / "assays" / "accuracy.json").read_text())
+    assert accuracy["values"]["hot.forces.rmse"]["unit"] == "eV/Å"
+    assert accuracy["values"]["hot.stress.rmse"]["value"] > 0
+    assert accuracy["provenance"]["command"]
+    assert call("report", run, "-o", project / "report.html", "-q")[0] == 0
+    assert "tiny" in (project / "report.html").read_text()
+
+
+def test_a_finished_training_is_left_alone_and_another_one_refused(project):
+    run = project / "run"
+    call("train", project / "config.yaml", "-o", run, "-q")
+    before = (run / "potential.safetensors").read_bytes()
+    assert call("train", project / "config.yaml", "-o", run, "-q")[0] == 0
+    code, _, err = call("train", project / "config.yaml", "training.epochs=3", "-o", run, "-q")
+    assert code == 2
+    assert "another configuration" in err
+    assert (run / "potential.safetensors").read_bytes() == before
+
+
+def test_anybodys_calculator_is_assayed(project):
+    run = project / "emt"
+    code, _out, err = call(
+        "assay", run, "accuracy", "--calculator", "ase.calculators.emt:EMT()", "--config", project / "config.yaml", "-q"
+    )
+    assert code == 0, err
+    values = json.loads((run / "assays" / "accuracy.json").read_text())["values"]
+    assert values["hot.forces.max"]["value"] < 1e-6
+    assert values["hot.stress.max"]["value"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere.yaml"], "neither a file nor a preset"),
+        (["train", "{project}/config.yaml", "data.train=gone.xyz"], "gone.xyz"),
+        (["train", "{project}/config.yaml", "training.epoch=3"], "did you mean 'epochs'"),
+        (["train", "{project}/config.yaml", "device=cuda:77"], "device"),
+        (["assay", "{project}"], "config"),
+        (["assay", "{project}/nothing"], "not a run folder"),
+        (["report", "{project}/nothing"], "nothing"),
+        (["presets", "show", "demo-mac"], "demo-mace"),
+        (["data", "make", "salt"], "salt"),
+        (["data", "inspect", "{project}/gone.xyz"], "gone.xyz"),
+        (["config", "validate", "{project}/config.yaml", "model.type=mac"], "did you mean 'mace'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(project, arguments, message, monkeypatch):
+    monkeypatch.chdir(project)
+    code, _, err = call(*(argument.format(project=project) for argument in arguments))
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+
+
+def test_presets_and_schema_are_printed():
+    assert "demo-mace" in call("presets", "list")[1]
+    assert "type: mace" in call("presets", "show", "demo-mace")[1]
+    assert "properties" in json.loads(call("config", "schema")[1])
+    assert "n_layers" in call("config", "show", "demo-mace")[1]
+
+
+def test_inspect_prints_what_a_file_holds(project):
+    code, out, _ = call("data", "inspect", project / "train.xyz")
+    assert code == 0
+    assert "Cu" in out
+    assert "12" in out
+    assert json.loads(call("data", "inspect", project / "train.xyz", "--json")[1])
