@@ -1,0 +1,348 @@
+"""What a data file holds, read without being asked for labels first: the answer to "can I train on this?"."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from fireassay.data.baseline import fit_e0, isolated_atoms, statistics
+from fireassay.data.conversion import Units, structure_of
+from fireassay.data.frame import SYMBOLS, Frame, key_shapes
+from fireassay.data.keys import Mapped, lookalikes, resolve, unread_labels
+from fireassay.data.readers import check_distances, load
+from fireassay.data.similarity import duplicates, energy_force_consistency
+from fireassay.data.structure import Structure
+from fireassay.data.unit_check import energy_unit, force_unit, foreign_unit, hydrogen_stiffness
+from fireassay.errors import InputError
+from fireassay.units import ENERGY, GIGAPASCAL
+
+VACUUM: Final = 4.0  # Å of empty space along every lattice vector that make a periodic frame an isolated molecule
+_NET_FORCE: Final = 0.05  # eV/Å
+_PROBLEMS: Final = 10
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the file: type and shape, the number of frames that have it, and the label that it is read as."""
+
+    name: str
+    kind: str
+    frames: int
+    read_as: str | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Plain values of everything that was found; energies in eV, lengths in Å after the conversion asked for.
+
+    `coverage` is the share of frames with each label; `findings` are sentences about what needs attention, the most
+    serious first; `problems` are frames that cannot be used, with the reason.
+    """
+
+    path: str
+    format: str
+    frames: int
+    atoms: dict[str, int]
+    elements: dict[str, dict[str, int]]
+    compositions: int
+    keys: list[Key]
+    coverage: dict[str, float]
+    periodicity: dict[str, int]
+    groups: dict[str, int]
+    temperatures: dict[str, int]
+    energy: dict[str, float | None]
+    forces: dict[str, Any]
+    stress: dict[str, float]
+    isolated_atoms: dict[str, float]
+    fitted_e0: dict[str, Any]
+    duplicates: dict[str, int]
+    units: dict[str, Any]
+    problems: list[str]
+    findings: list[str]
+
+    def to_json(self) -> str:
+        """The inspection as JSON text."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+    def to_text(self) -> str:
+        """The inspection as text for a terminal: one block per subject, findings last."""
+        lines = [f"{self.path}: {self.format}, {self.frames} frames"]
+        for title, rows in self.tables().items():
+            if rows:
+                lines += ["", title, *_aligned(rows)]
+        lines += ["", "Findings" if self.findings or self.problems else "Nothing needs attention."]
+        lines += [f"  ! {text}" for text in [*self.problems, *self.findings]]
+        return "\n".join(lines)
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
+        """Title -> rows of text cells, empty tables included."""
+        return {
+            "Keys": [
+                (k.name, k.kind, f"{k.frames} frames", f"read as {k.read_as}" if k.read_as else "") for k in self.keys
+            ],
+            "Labels": [(name, f"{100 * share:.4g} % of frames") for name, share in self.coverage.items()],
+            "Atoms": _rows(self.atoms) + [("compositions", str(self.compositions))],
+            "Elements": [(e, f"{c['atoms']} atoms", f"in {c['frames']} frames") for e, c in self.elements.items()],
+            "Periodicity": [(name, f"{count} frames") for name, count in self.periodicity.items()],
+            "Groups": [(name, f"{count} frames") for name, count in list(self.groups.items())[:20]],
+            "Temperatures (K)": [(name, f"{count} frames") for name, count in list(self.temperatures.items())[:20]],
+            "Energy (eV)": _rows(self.energy),
+            "Forces (eV/Å)": _rows(self.forces),
+            "Stress (GPa, positive in tension)": _rows(self.stress),
+            "Isolated atoms (eV)": _rows(self.isolated_atoms),
+            "E0 by least squares": _rows(self.fitted_e0),
+            "Duplicates": _rows(self.duplicates),
+            "Units": _rows(self.units),
+        }
+
+
+def inspect(
+    path: str | Path, keys: Mapping[str, str | None] | None = None, units: Mapping[str, str] | None = None
+) -> Inspection:
+    """Everything there is to know of a data file before training on it.
+
+    Arguments as for `fireassay.data.readers.read`. Missing labels, foreign units and unusable frames are reported,
+    not refused; a file that cannot be read at all raises InputError.
+    """
+    frames, file_format = load(path)
+    mapped = resolve(frames, file_format, keys, str(path))
+    structures, problems = _structures(frames, mapped, Units.of(units))
+    repeated = duplicates(structures)
+    unit_evidence, unit_findings = _units(structures)
+    isolated = isolated_atoms(structures)
+    e0, energy = _energies(structures, isolated)
+    forces, force_findings = _forces(structures)
+    periodicity = Counter(_periodicity(s) for s in structures)
+    coverage = _coverage(structures)
+    counts = {"identical to an earlier frame": len(repeated.identical), "near (below 0.01 Å)": len(repeated.near)}
+    findings = [
+        *_label_findings(frames, mapped, str(path), coverage),
+        *unit_findings,
+        *force_findings,
+        *_periodicity_findings(periodicity),
+        *_duplicate_findings(repeated.identical, repeated.near, len(structures)),
+    ]
+    sizes = [len(frame) for frame in frames]
+    return Inspection(
+        path=str(path),
+        format=file_format,
+        frames=len(frames),
+        atoms={"fewest in a frame": min(sizes), "most in a frame": max(sizes), "in all": sum(sizes)},
+        elements=_elements(frames),
+        compositions=len({tuple(np.bincount(f.atomic_numbers, minlength=119)) for f in frames}),
+        keys=_keys(frames, mapped),
+        coverage=coverage,
+        periodicity=dict(periodicity.most_common()),
+        groups=dict(Counter(s.provenance.group for s in structures if s.provenance.group is not None).most_common()),
+        temperatures={f"{t:g}": n for t, n in sorted(_temperatures(structures).items())},
+        energy=energy,
+        forces=forces,
+        stress=_stress(structures),
+        isolated_atoms={SYMBOLS[z]: value for z, value in isolated.items()},
+        fitted_e0=e0,
+        duplicates=counts,
+        units=unit_evidence,
+        problems=problems,
+        findings=findings,
+    )
+
+
+def _structures(frames: Sequence[Frame], mapped: Mapped, units: Units) -> tuple[list[Structure], list[str]]:
+    structures, problems = [], []
+    for frame in frames:
+        try:
+            structure = structure_of(frame, mapped, units)
+            check_distances(structure)
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            structures.append(structure)
+    if len(problems) > _PROBLEMS:
+        problems[_PROBLEMS:] = [f"and {len(problems) - _PROBLEMS} frames more that cannot be used"]
+    return structures, problems
+
+
+def _keys(frames: list[Frame], mapped: Mapped) -> list[Key]:
+    labels = {key: label for label, key in mapped.items() if key is not None}
+    return [Key(name, kind, count, labels.get(name)) for name, (kind, count) in key_shapes(frames).items()]
+
+
+def _coverage(structures: Sequence[Structure]) -> dict[str, float]:
+    n = max(len(structures), 1)
+    return {name: sum(getattr(s, name) is not None for s in structures) / n for name in ("energy", "forces", "stress")}
+
+
+def _elements(frames: Sequence[Frame]) -> dict[str, dict[str, int]]:
+    atoms = np.bincount(np.concatenate([f.atomic_numbers for f in frames]), minlength=119)
+    present = np.sum([np.bincount(np.unique(f.atomic_numbers), minlength=119) for f in frames], axis=0)
+    return {SYMBOLS[int(z)]: {"atoms": int(atoms[z]), "frames": int(present[z])} for z in np.flatnonzero(atoms)}
+
+
+def _temperatures(structures: Sequence[Structure]) -> Counter[float]:
+    return Counter(s.provenance.temperature for s in structures if s.provenance.temperature is not None)
+
+
+def _periodicity(s: Structure) -> str:
+    if not s.pbc.any():
+        return "not periodic"
+    axes = "".join(axis for axis, flag in zip("abc", s.pbc, strict=True) if flag)
+    if s.pbc.all() and _in_vacuum(s):
+        return "flagged periodic, but an isolated molecule in a vacuum box"
+    return "periodic" if s.pbc.all() else f"periodic along {axes}"
+
+
+def _in_vacuum(s: Structure) -> bool:
+    """Whether along every lattice vector there is a layer of at least `VACUUM` Å without an atom."""
+    inverse = np.linalg.inv(s.cell)
+    fractional = np.sort((s.positions @ inverse) % 1.0, axis=0)
+    gaps = np.diff(np.concatenate([fractional, fractional[:1] + 1.0]), axis=0).max(axis=0)
+    return bool((gaps / np.linalg.norm(inverse, axis=0) >= VACUUM).all())
+
+
+def _energies(
+    structures: Sequence[Structure], isolated: Mapping[int, float]
+) -> tuple[dict[str, Any], dict[str, float | None]]:
+    larger = [s for s in structures if len(s) > 1]
+    if not any(s.energy is not None for s in larger):
+        return {}, {}
+    total = np.array([s.energy for s in larger if s.energy is not None])
+    fitted = fit_e0(larger)
+    known = all(z in isolated for z in fitted.e0)
+    zero = dict(isolated) if known else fitted.e0
+    rest = statistics(larger, zero)
+    plain = statistics(larger)
+    what = "isolated atoms" if known else "fitted E0"
+    energy = {
+        "mean": float(total.mean()),
+        "standard deviation": float(total.std()),
+        "lowest": float(total.min()),
+        "highest": float(total.max()),
+        "mean per atom": plain.energy_per_atom_mean,
+        f"mean per atom less {what}": rest.energy_per_atom_mean,
+        f"standard deviation per atom less {what}": rest.energy_per_atom_std,
+    }
+    return {**{SYMBOLS[z]: value for z, value in fitted.e0.items()}, "fit": str(fitted)}, energy
+
+
+def _forces(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]:
+    labelled = [s for s in structures if s.forces is not None and len(s) > 1]
+    if not labelled:
+        return {}, []
+    summary = statistics(labelled)
+    net = np.array([np.linalg.norm(s.forces.sum(axis=0)) for s in labelled if s.forces is not None])
+    rows: dict[str, Any] = {"root mean square": summary.force_rms, "largest component": summary.force_max}
+    rows |= {f"root mean square of {SYMBOLS[z]}": value for z, value in summary.force_rms_by_species.items()}
+    rows |= {"net force, root mean square": float(np.sqrt(np.mean(net**2))), "net force, largest": float(net.max())}
+    findings = []
+    if summary.force_rms == 0:
+        findings.append(
+            "all forces are zero: they were not calculated, or zeroed by constraints when the file was written"
+        )
+    fixed = sum(bool((s.forces == 0).all(axis=1).any()) for s in labelled if s.forces is not None)
+    if summary.force_rms and fixed:
+        findings.append(
+            f"{fixed} frames have atoms with forces of exactly zero: were constraints applied to the labels?"
+        )
+    if net.max() > _NET_FORCE:
+        findings.append(
+            f"net forces up to {net.max():.3g} eV/Å (root mean square {np.sqrt(np.mean(net**2)):.3g}): no potential with "
+            "translation symmetry can fit them"
+        )
+    return rows, findings
+
+
+def _stress(structures: Sequence[Structure]) -> dict[str, float]:
+    tensors = [s.stress for s in structures if s.stress is not None]
+    if not tensors:
+        return {}
+    stress = np.stack(tensors) / GIGAPASCAL
+    pressure = -np.trace(stress, axis1=1, axis2=2) / 3
+    return {
+        "root mean square": float(np.sqrt(np.mean(stress**2))),
+        "lowest pressure": float(pressure.min()),
+        "mean pressure": float(pressure.mean()),
+        "highest pressure": float(pressure.max()),
+    }
+
+
+def _units(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]:
+    larger = [s for s in structures if len(s) > 1]
+    if not larger:
+        return {}, []
+    energy, stiffness, consistency = energy_unit(larger), hydrogen_stiffness(larger), energy_force_consistency(larger)
+    evidence: dict[str, Any] = {}
+    if energy is not None:
+        evidence["total energies are all-electron energies in"] = energy[0]
+    if stiffness is not None:
+        evidence["force constant of bonds to H (eV/Å^2 expected 20 to 60)"] = stiffness
+        evidence["which is a bond's in"] = force_unit(stiffness) or "no known unit"
+    findings = []
+    foreign = foreign_unit(larger)
+    if foreign is not None:
+        findings.append(f"{foreign.sentence}; read it with units={foreign.mapping}")
+    if consistency is not None and consistency.correlation > 0.8:
+        evidence["energy difference / work of forces between similar frames (expected 1)"] = consistency.slope
+        if not 1 / 1.8 < consistency.slope < 1.8:
+            ratios = {
+                f"energies in {a}, forces in {b}/Å": ENERGY[b] / ENERGY[a] for a in ENERGY for b in ENERGY if a != b
+            }
+            nearest = min(ratios, key=lambda name: abs(np.log(ratios[name] / consistency.slope)))
+            findings.append(
+                f"energies change by {consistency.slope:.3g} times the work of the forces ({consistency.pairs} pairs of "
+                f"similar frames): units differ, as for {nearest}, or energies and forces do not belong together"
+            )
+    return evidence, findings
+
+
+def _label_findings(frames: list[Frame], mapped: Mapped, where: str, coverage: dict[str, float]) -> list[str]:
+    unread = unread_labels(frames, mapped, where)
+    lines = list(unread)
+    if mapped["energy"] is None and mapped["forces"] is None:
+        lines.insert(0, f"{where}: no energies and no forces are read: nothing to train on")
+    for label, names in lookalikes(frames, mapped).items():
+        others = [name for name in names if not any(repr(name) in line for line in unread)]
+        if others:
+            lines.append(f"not read, but named like {label}: {', '.join(others)}")
+    for label, share in coverage.items():
+        if 0 < share < 1:
+            lines.append(f"only {100 * share:.3g} % of the frames have {label}: the others train without")
+    return lines
+
+
+def _periodicity_findings(periodicity: Counter[str]) -> list[str]:
+    isolated = sum(count for name, count in periodicity.items() if "isolated" in name)
+    if not isolated:
+        return []
+    return [
+        f"{isolated} frames are flagged periodic but are molecules in vacuum: with a cutoff beyond the gap, images interact"
+    ]
+
+
+def _duplicate_findings(identical: np.ndarray, near: np.ndarray, n: int) -> list[str]:
+    lines = []
+    if len(identical):
+        a, b = identical[0]
+        lines.append(f"{len(identical)} of {n} frames are identical to an earlier one, such as {b} to {a}")
+    if len(near):
+        a, b = near[0]
+        lines.append(
+            f"{len(near)} of {n} frames are within 0.01 Å of an earlier one, such as {b} of {a}: "
+            "split by blocks, a random split leaks"
+        )
+    return lines
+
+
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [(name, f"{value:.6g}" if isinstance(value, float) else str(value)) for name, value in values.items()]
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    n_columns = max(map(len, rows))
+    widths = [max(len(row[k]) for row in rows if k < len(row)) for k in range(n_columns)]
+    return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)).rstrip() for row in rows]
