@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def run(folder: Path, changes: dict | None = None, progress: Progress | None = N
         error_log=ErrorLogging(raw=True),
         checkpointing=Checkpointing(every_batches=2),
     )
-    if not torch.distributed.is_initialized():
+    if os.environ.get("RANK", "0") == "0":
         save_weights(folder / "final.safetensors", potential.state_dict())
     return result
 
