@@ -72,8 +72,7 @@ class Figure:
     caption: str
     panels: list[Panel]
     sources: list[Source]
-    key: list[tuple[Literal["solid", "dash", "dot", "thin", "open", "band"], str]] = field(default_factory=list)
-    legend: bool = True
+    key: Sequence[tuple[str, str]] = ()  # solid, dash, dot, thin, open or band, and what it means
 
     def runs(self) -> list[int]:
         """The potentials that are drawn, by index."""

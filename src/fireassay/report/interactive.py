@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,15 @@ def _plot(panel: Panel) -> dict[str, Any]:
         "x": _axis(panel.x, panel.x_log, panel.x_range),
         "y": _axis(panel.y, panel.y_log, panel.y_range),
         "square": panel.square,
-        "rules": [{"axis": r.axis, "value": r.value, "label": text(r.label)} for r in panel.rules],
+        "rules": [{"axis": r.axis, "value": r.value, "label": _subscript(text(r.label))} for r in panel.rules],
     }
     if panel.ticks:
         layout["y"] |= {"tickvals": list(panel.ticks), "ticktext": [text(label) for label in panel.ticks.values()]}
     return {"title": panel.title, "traces": traces, "layout": layout, "count": len(panel.series)}
+
+
+def _subscript(words: str) -> str:
+    return re.sub(r"\bT_([EF])\b", r"<i>T</i><sub>\1</sub>", words)
 
 
 def _axis(label: str, log: bool, span: tuple[float, float] | None) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def _plain_line(x: list[float | None], y: list[float | None]) -> dict[str, Any]:
 
 def _traces(series: Series, panel: Panel) -> list[dict[str, Any]]:
     colour = "$muted" if series.run is None else f"$c{series.run}"
-    hover = f"{text(series.name)}<br>{text(panel.x)}: %{{x:.4~g}}<br>{text(panel.y or 'row')}: %{{y:.4~g}}<extra></extra>"
+    hover = f"{text(series.name)}<br>{_hover(panel, 4)}<extra></extra>"
     trace: dict[str, Any] = {"type": "scatter", "run": series.run, "x": rounded(series.x), "y": rounded(series.y)}
     trace["hovertemplate"] = hover
     dash = {"solid": "solid", "dash": "dash", "dot": "dot"}[series.dash]
@@ -72,10 +77,20 @@ def _traces(series: Series, panel: Panel) -> list[dict[str, Any]]:
     return [trace | edge, trace | edge | fill | {"y": rounded(series.upper)}]
 
 
+def _hover(panel: Panel, significant: int) -> str:
+    form = f".{significant}~g"
+    return f"{text(panel.x)}: %{{x:{form}}}<br>{text(panel.y or 'row')}: %{{y:{form}}}"
+
+
 def _marker(series: Series, colour: str) -> dict[str, Any]:
     shape = "circle" if series.run is None else LOOKS[series.run].marker
     if series.open:
-        return {"symbol": f"{shape}-open", "size": series.size, "color": colour, "line": {"width": 1.6, "color": colour}}
+        return {
+            "symbol": f"{shape}-open",
+            "size": series.size,
+            "color": colour,
+            "line": {"width": 1.6, "color": colour},
+        }
     edge = {"width": 0.6 if series.size >= 7 else 0, "color": "$paper"}
     return {"symbol": shape, "size": series.size, "color": colour, "opacity": series.opacity, "line": edge}
 
@@ -97,5 +112,5 @@ def _density(series: Series, colour: str, panel: Panel) -> dict[str, Any]:
         "colorscale": [[0, f"{colour}@0.05"], [0.4, f"{colour}@0.3"], [1, colour]],
         "showscale": False,
         "hoverongaps": False,
-        "hovertemplate": f"{text(panel.x)}: %{{x:.3~g}}<br>{text(panel.y)}: %{{y:.3~g}}<br>atoms: %{{text}}<extra></extra>",
+        "hovertemplate": f"{_hover(panel, 3)}<br>atoms: %{{text}}<extra></extra>",
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from fireassay.report.figures import sources_of
 from fireassay.report.runs import Run, Source
-from fireassay.report.style import digits
+from fireassay.report.style import brief
 from fireassay.report.verdict import Criteria
 
 PAPERS = {
@@ -21,7 +21,7 @@ PAPERS = {
         "MACE: Higher order equivariant message passing neural networks for fast and accurate force fields",
     ),
     "tea": (
-        "Poltavsky et al.",
+        "Poltavsky and others",
         "Crash testing machine learning force fields for molecules, materials, and interfaces: model analysis in the "
         "TEA Challenge 2023",
     ),
@@ -59,7 +59,8 @@ def methods(runs: Sequence[Run], criteria: Criteria) -> Methods:
     drafts = [*_training(runs), *_accuracy(runs), *_stability(runs), *_landscape(runs), *_uncertainty(runs)]
     order = list(dict.fromkeys(key for _, keys in drafts for key in keys))
     thresholds = [
-        (name, f"{value:g}", Criteria.model_fields[name].description or "") for name, value in criteria.model_dump().items()
+        (name, f"{value:g}", Criteria.model_fields[name].description or "")
+        for name, value in criteria.model_dump().items()
     ]
     return Methods(
         [(text, [order.index(key) + 1 for key in keys]) for text, keys in drafts],
@@ -103,7 +104,10 @@ def _accuracy(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
             "value (MAE) or by the standard deviation (RMSE) of the reference on the same split.",
             ["tea"],
         ),
-        ("The extrapolation slope is the least-squares slope of the force RMSE against the temperature of the splits.", ["vita"]),
+        (
+            "The extrapolation slope is that of the least-squares line of force RMSE against the splits' temperature.",
+            ["vita"],
+        ),
         (
             "Differences of force RMSE between potentials on the same frames have percentile intervals from a paired "
             "bootstrap over frames, which are taken as independent.",
@@ -131,10 +135,10 @@ def _protocol(run: Run) -> str:
     replicas = run.number("stability", "n_replicas")
     duration = run.number("stability", "duration")
     parts = [f"{int(replicas)} trajectories" if replicas is not None else "trajectories"]
-    parts += [f"of {digits(duration / 1000, 3)} ps"] if duration is not None else []
+    parts += [f"of {brief(duration / 1000)} ps"] if duration is not None else []
     for key, words in (("temperature", "at {} K"), ("timestep", "with time steps of {} fs")):
         if isinstance(settings.get(key), int | float):
-            parts.append(words.format(digits(float(settings[key]), 4)))
+            parts.append(words.format(brief(float(settings[key]))))
     if isinstance(settings.get("thermostat"), str):
         parts.append(f"under a {settings['thermostat'].capitalize()} thermostat")
     return " ".join(parts)
@@ -165,8 +169,8 @@ def _uncertainty(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     neighbours = f"its {int(k)} nearest training atoms" if k is not None else "its nearest training atoms"
     return [
         (
-            f"The predicted error of an atom is the expectation of the mean error histogram of {neighbours} in the space "
-            "of the potential's descriptors, the histograms having been collected during training.",
+            f"The predicted error of an atom is the expectation of the mean error histogram of {neighbours} in the "
+            "space of the potential's descriptors, the histograms having been collected during training.",
             ["ltau"],
         )
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from math import ceil
 from pathlib import Path
@@ -15,6 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fireassay.records import atomic
 from fireassay.report.figures import Figure, Panel, Series
@@ -97,9 +99,24 @@ def _panel(panel: Panel, ax: Axes) -> None:
         where = (0.98, rule.value) if rule.axis == "y" else (rule.value, 0.98)
         transform = ax.get_yaxis_transform() if rule.axis == "y" else ax.get_xaxis_transform()
         turn = 0 if rule.axis == "y" else 90
-        words = _plain(rule.label)
+        words = re.sub(r"\bT_([EF])\b", r"$T_\\mathrm{\1}$", _plain(rule.label))
         ha, va = ("right", "bottom") if rule.axis == "y" else ("right", "top")
         ax.text(*where, words, transform=transform, ha=ha, va=va, rotation=turn, fontsize=6.5, color=MUTED["light"])
+    for axis, span, log in ((ax.xaxis, panel.x_range, panel.x_log), (ax.yaxis, panel.y_range, panel.y_log)):
+        if log and span:
+            decades = np.log10(span[1] / span[0])
+            steps = (
+                (1, 1.5, 2, 3, 4, 5, 7)
+                if decades < 0.7
+                else (1, 2, 5)
+                if decades < 1.5
+                else (1, 3)
+                if decades < 2.6
+                else (1,)
+            )
+            axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
     ax.set_xlabel(_plain(panel.x))
     ax.set_ylabel(_plain(panel.y))
     if panel.title:
@@ -155,7 +172,13 @@ def _handle(run: int, label: str, figure: Figure) -> Line2D:
     lines = bool(kinds & {"line", "steps"})
     look = LOOKS[run]
     return Line2D(
-        [], [], color=look.light, marker=look.mpl_marker, markersize=4, linestyle="-" if lines else "", label=_plain(label)
+        [],
+        [],
+        color=look.light,
+        marker=look.mpl_marker,
+        markersize=4,
+        linestyle="-" if lines else "",
+        label=_plain(label),
     )
 
 

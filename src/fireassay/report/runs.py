@@ -36,6 +36,11 @@ class Source:
     time: str
     versions: dict[str, str]
 
+    @property
+    def order(self) -> int:
+        """The number in the mark."""
+        return int(self.id[1:])
+
 
 @dataclass(frozen=True)
 class Run:
@@ -79,8 +84,8 @@ class Run:
         if array.dtype.kind not in "biuf" or (shape and not fits):
             wanted = "(" + ", ".join("any" if w is None else str(w) for w in shape) + ")"
             raise InputError(
-                f"{self.folder / 'assays' / assay}.npz: {name} is {array.dtype}{array.shape}, numbers of shape {wanted} "
-                "are needed; run the assay again"
+                f"{self.folder / 'assays' / assay}.npz: {name} is {array.dtype}{array.shape}, numbers of shape "
+                f"{wanted} are needed; run the assay again"
             )
         return array
 

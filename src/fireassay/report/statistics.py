@@ -22,11 +22,13 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def frame_sums(error: NDArray[np.float64], structure: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def frame_sums(
+    error: NDArray[np.float64], structure: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Per frame the sum of squared errors and the number of values, (S,) each; error (N,) or (N, 3), structure (N,)."""
-    squares = (error.reshape(len(structure), -1).astype(float) ** 2).sum(1)
-    count = np.bincount(structure)
-    return np.bincount(structure, squares), count * error.reshape(len(structure), -1).shape[1]
+    rows = np.asarray(error, dtype=np.float64).reshape(len(structure), -1)
+    sums = np.bincount(structure, (rows**2).sum(1)).astype(np.float64)
+    return sums, (np.bincount(structure) * rows.shape[1]).astype(np.int64)
 
 
 def rmse_difference(
@@ -59,12 +61,10 @@ def log_rank(
     """The two-sided p value of the log-rank test for equal survival (Mantel 1966); 1 when nothing failed."""
     if not (first_failed.any() or second_failed.any()):
         return 1.0
-    samples = [
-        stats.CensoredData(uncensored=t[f], right=t[~f])
-        for t, f in ((first, first_failed.astype(bool)), (second, second_failed.astype(bool)))
-    ]
+    one = stats.CensoredData(uncensored=first[first_failed], right=first[~first_failed])
+    two = stats.CensoredData(uncensored=second[second_failed], right=second[~second_failed])
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = float(stats.logrank(*samples).pvalue)
+        p = float(stats.logrank(one, two).pvalue)
     return p if np.isfinite(p) else 1.0
 
 

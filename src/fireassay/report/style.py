@@ -51,6 +51,8 @@ VIRIDIS: Final = (
     "#addc30",
     "#fde725",
 )
+_RAISED: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def symbol(number: int) -> str:
     """The element's symbol; X for an unknown number."""
@@ -58,7 +60,7 @@ def symbol(number: int) -> str:
 
 
 def digits(value: float | None, significant: int = 3) -> str:
-    """A number with so many significant digits, never an exponent between 0.001 and 100 000; a dash for None and NaN."""
+    """A number with so many significant digits, without an exponent from 0.001 to 999 999; a dash for None and NaN."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
@@ -66,8 +68,19 @@ def digits(value: float | None, significant: int = 3) -> str:
     size = math.floor(math.log10(abs(value)))
     if size < -3 or size >= 6:
         mantissa, exponent = f"{value:.{significant - 1}e}".split("e")
-        return f"{mantissa} × 10^{int(exponent)}".replace("-", "−")
+        return f"{mantissa} × 10{str(int(exponent)).translate(_RAISED)}".replace("-", "−")
     return f"{value:.{max(0, significant - 1 - size)}f}".replace("-", "−")
+
+
+def brief(value: float | None, significant: int = 4) -> str:
+    """A number for a sentence: as `digits`, without trailing zeros."""
+    words = digits(value, significant)
+    return words.rstrip("0").rstrip(".") if "." in words and "×" not in words else words
+
+
+def grouped(count: int) -> str:
+    """A whole number with narrow spaces between the thousands."""
+    return f"{count:,}".replace(",", "\u202f")
 
 
 def percent(share: float | None) -> str:

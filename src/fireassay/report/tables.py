@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fireassay.report.runs import Source
-from fireassay.report.style import digits
+from fireassay.report.style import brief, digits, grouped
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Column:
     record: str = ""
     significant: int = 3
     text: bool = False
+    trim: bool = False  # no zeros at the end, for what was set and not measured
 
     @property
     def heading(self) -> str:
@@ -36,8 +38,8 @@ class Column:
         if isinstance(value, str):
             return value
         if isinstance(value, int) and self.factor == 1:
-            return f"{value:,}".replace(",", "\u202f")
-        return digits(float(value) * self.factor, self.significant)
+            return grouped(value)
+        return (brief if self.trim else digits)(float(value) * self.factor, 4 if self.trim else self.significant)
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,12 @@ class Table:
     columns: list[Column]
     rows: list[list[Any]]
     sources: list[Source]
-    runs: list[int | None] = field(default_factory=list)
+    runs: Sequence[int | None] = ()
     fold: bool = False
 
     def cells(self) -> list[dict[str, Any]]:
         """The rows for the page: per row the potential's index and per cell its text and its sort key."""
-        marks = self.runs or [None] * len(self.rows)
+        marks = list(self.runs) or [None] * len(self.rows)
         return [
             {
                 "run": mark,

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
 from fireassay.report.figures import sources_of
 from fireassay.report.runs import ASSAYS, Run, Source, split_names
 from fireassay.report.sections import accuracy, stability
 from fireassay.report.statistics import wilson
-from fireassay.report.style import digits, p_value, percent
+from fireassay.report.style import brief, digits, p_value, percent
 from fireassay.settings import Settings
 
 Grade = Literal["good", "fair", "poor", "none"]
@@ -27,12 +26,22 @@ Grade = Literal["good", "fair", "poor", "none"]
 class Criteria(Settings):
     """The thresholds behind the words of the verdict; the report prints them."""
 
-    accurate: float = Field(5.0, gt=0, description="force RMSE in % of the reference standard deviation: at most this is accurate")
+    accurate: float = Field(
+        5.0, gt=0, description="force RMSE in % of the reference standard deviation: at most this is accurate"
+    )
     usable: float = Field(10.0, gt=0, description="the same: at most this is usable, more is not")
-    survival: float = Field(0.9, gt=0, le=1, description="share of trajectories alive at the end below which MD is advised against")
-    calibrated: float = Field(0.05, gt=0, description="miscalibration area |A| up to which error bars are called honest")
-    misleading: float = Field(0.15, gt=0, description="miscalibration area |A| above which error bars are called misleading")
-    informative: float = Field(0.5, gt=0, le=1, description="Spearman correlation above which uncertainty ranks atoms by error")
+    survival: float = Field(
+        0.9, gt=0, le=1, description="share of trajectories alive at the end below which MD is advised against"
+    )
+    calibrated: float = Field(
+        0.05, gt=0, description="miscalibration area |A| up to which error bars are called honest"
+    )
+    misleading: float = Field(
+        0.15, gt=0, description="miscalibration area |A| above which error bars are called misleading"
+    )
+    informative: float = Field(
+        0.5, gt=0, le=1, description="Spearman correlation above which uncertainty ranks atoms by error"
+    )
     significance: float = Field(0.05, gt=0, lt=1, description="significance level of the tests")
 
 
@@ -70,11 +79,20 @@ class Verdict:
 def verdict(runs: Sequence[Run], criteria: Criteria) -> Verdict:
     """Weighs the records."""
     columns, cells = _overview(runs, criteria)
-    comparisons = [*_accuracy_ranking(runs, criteria), *_stability_ranking(runs, criteria)]
+    forces = _accuracy_rankings(runs, criteria, "forces")
+    energies = _accuracy_rankings(runs, criteria, "energy")
+    survival = _stability_ranking(runs, criteria)
+    reasons = [
+        *_accuracy_findings(forces, criteria, "forces"),
+        *_accuracy_findings(energies, criteria, "energy"),
+        *_stability_findings(survival),
+        *_confidence(runs, criteria),
+        *_entropy(runs),
+    ]
     return Verdict(
-        headline=_headline(runs, [c for c in comparisons if c is not None], criteria),
+        headline=_headline(runs, forces, survival, criteria),
         advice=[finding for run in runs for finding in _advice(run, criteria)],
-        reasons=[*(c.finding for c in comparisons), *_confidence(runs, criteria), *_entropy(runs)],
+        reasons=reasons,
         cautions=_cautions(runs, criteria),
         columns=columns,
         overview=list(zip(runs, cells, strict=True)),
@@ -83,12 +101,22 @@ def verdict(runs: Sequence[Run], criteria: Criteria) -> Verdict:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """One question put to all potentials: the best, those it beats beyond noise, those not told apart from it."""
+    """One question put to all potentials: the best, those it beats beyond noise, those not told apart from it.
+
+    `margins` holds, per rival, the interval of its RMSE minus that of the best in meV, or the p value, as words.
+    """
 
     question: str
-    best: Run | None
+    best: Run
     beaten: list[Run]
-    finding: Finding
+    tied: list[Run]
+    unlike: list[Run]
+    margins: dict[int, str]
+
+    @property
+    def outcome(self) -> tuple[int, ...]:
+        """The same for two questions with the same answer."""
+        return (self.best.index, *(r.index for r in self.beaten), -1, *(r.index for r in self.tied))
 
 
 # ---------------------------------------------------------------------------------------------- which one to trust
@@ -103,37 +131,54 @@ def _words(items: Sequence[str], last: str = "and") -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}"
 
 
-def _accuracy_ranking(runs: Sequence[Run], criteria: Criteria) -> list[_Ranking]:
+def _accuracy_rankings(runs: Sequence[Run], criteria: Criteria, quantity: str) -> list[_Ranking]:
     rankings = []
     for split in split_names(runs, "accuracy"):
-        scored = [(run.number("accuracy", f"{split}.forces.rmse"), run) for run in runs]
-        ranked = sorted(((e, run) for e, run in scored if e is not None), key=lambda pair: pair[0])
+        name = f"{split}.{'forces' if quantity == 'forces' else 'energy_per_atom'}.rmse"
+        scored = [(run.number("accuracy", name), run) for run in runs]
+        ranked = [run for _, run in sorted(((e, r) for e, r in scored if e is not None), key=lambda pair: pair[0])]
         if len(ranked) < 2:
             continue
-        best = ranked[0][1]
         confidence = 1 - criteria.significance / (len(ranked) - 1)
-        beaten, tied, unknown, margins = [], [], [], []
-        for _, run in ranked[1:]:
-            difference = accuracy.compare(run, best, split, confidence)
-            group = unknown if difference is None else beaten if difference.low > 0 else tied
-            group.append(run)
-            if difference is not None:
-                margins.append(f"{digits(1000 * difference.low, 2)} to {digits(1000 * difference.high, 2)}")
-        numbers = ", ".join(f"{run.label} {digits(1000 * e)}" for e, run in ranked)
-        parts = [f"Force RMSE at {split}: {numbers} meV/Å."]
-        level = digits(100 * confidence, 4 if len(ranked) > 2 else 2)
-        if beaten:
-            parts.append(f"{best.label} is more accurate than {_names(beaten)}")
-            parts[-1] += f" ({level} % interval of the difference {margins[0]} meV/Å)." if len(ranked) == 2 else "."
-        if tied:
-            parts.append(f"Its difference from {_names(tied)} is within noise ({level} % interval holds zero).")
-        if unknown:
-            parts.append(f"Not compared with {_names(unknown)}: the split holds other frames there.")
-        evidence = [("table-accuracy", "errors"), ("table-differences", "differences")]
-        source = sources_of([run for _, run in ranked], "accuracy")
-        finding = Finding(" ".join(parts), evidence, source)
-        rankings.append(_Ranking(f"accuracy at {split}", best if beaten else None, beaten, finding))
+        gap = accuracy.compare(ranked[0], ranked[1], split, confidence, quantity) if len(ranked) == 2 else None
+        if gap is not None and not gap.decided:
+            ranked.sort(key=lambda run: run.index)  # of two that are tied, neither is the best
+        ranking = _Ranking(split, ranked[0], [], [], [], {})
+        for run in ranked[1:]:
+            gap = accuracy.compare(run, ranked[0], split, confidence, quantity)
+            (ranking.unlike if gap is None else ranking.beaten if gap.low > 0 else ranking.tied).append(run)
+            if gap is not None:
+                ranking.margins[run.index] = f"{digits(1000 * gap.low, 2)} to {digits(1000 * gap.high, 2)}"
+        rankings.append(ranking)
     return rankings
+
+
+def _accuracy_findings(rankings: Sequence[_Ranking], criteria: Criteria, quantity: str) -> list[Finding]:
+    groups: dict[tuple[int, ...], list[_Ranking]] = {}
+    for ranking in rankings:
+        groups.setdefault(ranking.outcome, []).append(ranking)
+    unit, what = ("meV/Å", "force") if quantity == "forces" else ("meV/atom", "energy")
+    findings = []
+    for members in groups.values():
+        first = members[0]
+        rivals = [*first.beaten, *first.tied]
+        level = f"{brief(100 * (1 - criteria.significance / max(len(rivals + first.unlike), 1)))} %"
+        where = f"At {_words([m.question for m in members])}"
+        parts = []
+        for run in rivals:
+            margin = f"{_words([m.margins[run.index] for m in members])} {unit} ({level} interval)"
+            if run in first.beaten:
+                parts.append(f"{where} {first.best.label} has a lower {what} RMSE than {run.label}: by {margin}.")
+            else:
+                pair = f"{first.best.label} and {run.label}"
+                parts.append(f"{where} the {what} RMSE of {pair} differ by no more than noise: {margin}.")
+        if first.unlike:
+            parts.append(f"{where} {_names(first.unlike)} was tested on other frames: no comparison is drawn.")
+        evidence = [("table-accuracy", "errors"), ("table-differences", "differences")]
+        findings.append(
+            Finding(" ".join(parts), evidence, sources_of([first.best, *rivals, *first.unlike], "accuracy"))
+        )
+    return findings
 
 
 def _stability_ranking(runs: Sequence[Run], criteria: Criteria) -> list[_Ranking]:
@@ -141,56 +186,65 @@ def _stability_ranking(runs: Sequence[Run], criteria: Criteria) -> list[_Ranking
     if len(tested) < 2:
         return []
     ranked = sorted(tested, key=lambda run: (-_alive(run)[0], -_mean_time(run)))
-    best = ranked[0]
-    beaten, tied, unlike = [], [], []
-    smallest = []
+    ranking = _Ranking("stability", ranked[0], [], [], [], {})
     for run in ranked[1:]:
-        p = stability.compare(best, run)
-        if p is None:
-            unlike.append(run)
-        else:
-            (beaten if p < criteria.significance / (len(ranked) - 1) else tied).append(run)
-            smallest.append(p_value(p))
-    parts = [f"Trajectories alive at the end: {', '.join(f'{r.label} {_survivors(r)}' for r in ranked)}."]
-    if beaten:
-        p = f" (log-rank {smallest[0]})" if len(ranked) == 2 else " (log-rank test)"
-        parts.append(f"{best.label} survives longer than {_names(beaten)}{p}.")
-    if tied:
-        p = f" (log-rank {smallest[0]})" if len(ranked) == 2 else " (log-rank test)"
-        parts.append(f"Between {best.label} and {_names(tied)} the difference is within noise{p}.")
-    if unlike:
-        parts.append(f"{_names(unlike)} ran another protocol and cannot be compared.")
-    evidence = [("figure-survival", "survival"), ("table-log-rank", "test")]
-    finding = Finding(" ".join(parts), evidence, sources_of(ranked, "stability"))
-    return [_Ranking("stability", best if beaten else None, beaten, finding)]
+        p = stability.compare(ranked[0], run)
+        beaten = p is not None and p < criteria.significance / (len(ranked) - 1)
+        (ranking.unlike if p is None else ranking.beaten if beaten else ranking.tied).append(run)
+        ranking.margins[run.index] = "" if p is None else p_value(p)
+    return [ranking]
 
 
-def _headline(runs: Sequence[Run], rankings: Sequence[_Ranking], criteria: Criteria) -> str:
+def _stability_findings(rankings: Sequence[_Ranking]) -> list[Finding]:
+    findings = []
+    for ranking in rankings:
+        everyone = [ranking.best, *ranking.beaten, *ranking.tied, *ranking.unlike]
+        parts = [f"Trajectories alive at the end: {_words([f'{r.label} {_survivors(r)}' for r in everyone])}."]
+        for run in ranking.beaten:
+            parts.append(
+                f"{ranking.best.label} survives longer than {run.label} (log-rank {ranking.margins[run.index]})."
+            )
+        for run in ranking.tied:
+            p = ranking.margins[run.index]
+            parts.append(f"{ranking.best.label} and {run.label} differ by no more than noise (log-rank {p}).")
+        if ranking.unlike:
+            parts.append(f"{_names(ranking.unlike)} ran another protocol: no comparison is drawn.")
+        evidence = [("figure-survival", "survival"), ("table-log-rank", "test")]
+        findings.append(Finding(" ".join(parts), evidence, sources_of(everyone, "stability")))
+    return findings
+
+
+def _headline(runs: Sequence[Run], forces: Sequence[_Ranking], survival: Sequence[_Ranking], criteria: Criteria) -> str:
     if len(runs) == 1:
         return _limit(runs[0], criteria)
-    decided = [r for r in rankings if r.best is not None]
+    rankings = [r for r in [*forces, *survival] if r.beaten or r.tied]
+    decided = [r for r in rankings if r.beaten]
     if not rankings:
-        return "The records do not allow a comparison: no two potentials share an assay on the same frames."
+        return "The records allow no comparison: no two potentials share an assay on the same frames or protocol."
     if not decided:
         return f"The evidence does not separate {_names(runs)}: every difference is within noise."
     losers = {run.index for r in decided for run in r.beaten}
     front = [run for run in runs if run.index not in losers]
-    if len(front) == 1:
-        winner = front[0]
-        wins = [r.question for r in decided if r.best is winner]
-        ties = len(rankings) - len(decided)
-        note = f"; {ties} of {len(rankings)} comparisons {'is' if ties == 1 else 'are'} within noise" if ties else ""
-        return f"Trust {winner.label} more than {_names([r for r in runs if r is not winner])}: {_reasons(wins)}{note}."
-    if front and len(front) < len(runs):
-        beaten = [run for run in runs if run not in front]
-        return f"{_names(front)} are ahead of {_names(beaten)}; among themselves the evidence does not separate them."
-    return "No potential wins everywhere: " + "; ".join(f"{r.best.label} leads in {r.question}" for r in decided if r.best) + "."
+    winners = [run for run in front if any(r.best is run for r in decided)]
+    if len(front) == 1 and winners:
+        wins = [r for r in decided if r.best is winners[0]]
+        beaten = [run for run in runs if any(run in r.beaten for r in wins)]
+        note = "" if len(decided) == len(rankings) else "; elsewhere the difference is within noise"
+        return f"Trust {winners[0].label} more than {_names(beaten)}: {_reasons(wins, forces)}{note}."
+    if winners:
+        behind = [run for run in runs if run.index in losers]
+        return f"{_names(front)} are ahead of {_names(behind)}; among themselves the evidence does not separate them."
+    leads: dict[int, list[_Ranking]] = {}
+    for r in decided:
+        leads.setdefault(r.best.index, []).append(r)
+    words = [f"{group[0].best.label}, because {_reasons(group, forces)}" for group in leads.values()]
+    return f"No potential wins everywhere. For {'; for '.join(words)}."
 
 
-def _reasons(questions: Sequence[str]) -> str:
-    splits = [q.removeprefix("accuracy at ") for q in questions if q.startswith("accuracy")]
+def _reasons(wins: Sequence[_Ranking], forces: Sequence[_Ranking]) -> str:
+    splits = [r.question for r in wins if any(r is f for f in forces)]
     parts = [f"its forces are closer to the reference at {_words(splits)}"] if splits else []
-    parts += ["its trajectories survive longer"] if "stability" in questions else []
+    parts += ["its trajectories survive longer"] if len(splits) < len(wins) else []
     return " and ".join(parts)
 
 
@@ -241,20 +295,20 @@ def _limit(run: Run, criteria: Criteria) -> str:
     broken = _kelvin(run) if _has_failed(run, criteria) else None
     if broken is not None and good and broken <= good[-1]:
         return (
-            f"Do not run {run.label} at {digits(broken, 4)} K: its force errors there are small, and yet its trajectories "
+            f"Do not run {run.label} at {brief(broken)} K: its force errors there are small, and yet its trajectories "
             "break."
         )
     if rows and not good:
-        return f"Do not use {run.label}: already at {digits(rows[0][0], 4)} K its force error is too large."
+        return f"Do not use {run.label}: already at {brief(rows[0][0])} K its force error is too large."
     if not rows:
         if broken is not None:
-            return f"Do not run {run.label} at {digits(broken, 4)} K: its trajectories break."
+            return f"Do not run {run.label} at {brief(broken)} K: its trajectories break."
         return f"The records of {run.label} set no temperature limit: no split has a temperature."
     if bad is None and broken is None:
-        return f"{run.label}: no limit found up to {digits(good[-1], 4)} K, the hottest split tested."
-    reasons = [f"at {digits(bad[0], 4)} K its force error is too large"] if bad else []
-    reasons += [f"at {digits(broken, 4)} K its trajectories break"] if broken is not None else []
-    return f"Do not use {run.label} above {digits(good[-1], 4)} K: {' and '.join(reasons)}."
+        return f"{run.label}: no limit found up to {brief(good[-1])} K, the hottest split tested."
+    reasons = [f"at {brief(bad[0])} K its force error is too large"] if bad else []
+    reasons += [f"at {brief(broken)} K its trajectories break"] if broken is not None else []
+    return f"Do not use {run.label} above {brief(good[-1])} K: {' and '.join(reasons)}."
 
 
 def _has_failed(run: Run, criteria: Criteria) -> bool:
@@ -280,13 +334,14 @@ def _survival_sentence(run: Run, criteria: Criteria) -> str:
     share, alive, n = _alive(run)
     low, high = wilson(alive, n)
     duration, kelvin = run.number("stability", "duration"), _kelvin(run)
-    run_of = f"{digits((duration or 0) / 1000, 2)} ps" + (f" at {digits(kelvin, 4)} K" if kelvin is not None else "")
+    run_of = f"{brief((duration or 0) / 1000)} ps" + (f" at {brief(kelvin)} K" if kelvin is not None else "")
     if alive == n:
         return (
             f"All {n} trajectories of {run_of} survived; a failure rate of up to {percent(1 - low)} per trajectory is "
             "still compatible with that (95 %)."
         )
-    return f"{n - alive} of {n} trajectories of {run_of} failed (survival {percent(share)}, 95 % interval {percent(low)} to {percent(high)})."
+    interval = f"95 % interval {percent(low)} to {percent(high)}"
+    return f"{n - alive} of {n} trajectories of {run_of} failed (survival {percent(share)}, {interval})."
 
 
 # ---------------------------------------------------------------------------------------------- error bars, entropy
@@ -318,7 +373,9 @@ def _confidence(runs: Sequence[Run], criteria: Criteria) -> list[Finding]:
             low = min(r for _, r in rho)
             parts.append(f"They rank the atoms by error on every split (Spearman at least {digits(low, 2)}).")
         elif weak:
-            parts.append(f"They say little about which atoms err at {_words(weak)} (Spearman below {criteria.informative:g}).")
+            parts.append(
+                f"They say little about which atoms err at {_words(weak)} (Spearman below {criteria.informative:g})."
+            )
         evidence = [("figure-calibration", "calibration"), ("table-uncertainty", "numbers")]
         findings.append(Finding(" ".join(parts), evidence, sources_of([run], "uncertainty")))
     return findings
@@ -366,7 +423,9 @@ def _entropy(runs: Sequence[Run]) -> list[Finding]:
         )
     else:
         best = max(scored, key=lambda pair: pair[0])[1]
-        text = f"Loss entropies within one architecture: {values}. {best.label} has the flattest valley; a single training each."
+        text = (
+            f"Loss entropies within one architecture: {values}. {best.label} has the flattest valley, in one training."
+        )
     return [Finding(text, evidence, source)]
 
 
@@ -411,7 +470,7 @@ def _stability_cell(run: Run, criteria: Criteria) -> Cell:
     kelvin = _kelvin(run)
     grade: Grade = "good" if alive == n else "fair" if share >= criteria.survival else "poor"
     word = {"good": "no failure seen", "fair": "rare failures", "poor": "breaks"}[grade]
-    where = f" at {digits(kelvin, 4)} K" if kelvin is not None else ""
+    where = f" at {brief(kelvin)} K" if kelvin is not None else ""
     return Cell(f"{alive} of {n} alive", f"{word}{where}", grade, "figure-survival")
 
 
@@ -436,24 +495,25 @@ def _cautions(runs: Sequence[Run], criteria: Criteria) -> list[Finding]:
     for assay in ASSAYS:
         lacking = [run for run in runs if assay not in run.assays]
         if lacking:
-            text = f"{_names(lacking)} {'has' if len(lacking) == 1 else 'have'} no {assay} assay: nothing is known there."
+            text = (
+                f"{_names(lacking)} {'has' if len(lacking) == 1 else 'have'} no {assay} assay: nothing is known there."
+            )
             findings.append(Finding(text, [(assay, "how to add it")], []))
-    unfinished = [r for r in runs if str(r.record.get("status", "finished")) not in ("finished", "complete", "completed", "done")]
+    unfinished = [
+        r for r in runs if str(r.record.get("status", "finished")) not in ("finished", "complete", "completed", "done")
+    ]
     if unfinished:
         states = ", ".join(f"{run.label}: {run.record.get('status')}" for run in unfinished)
-        findings.append(Finding(f"Training had not finished ({states}).", [("training", "training")], sources_of(unfinished, "run")))
+        findings.append(
+            Finding(f"Training had not finished ({states}).", [("training", "training")], sources_of(unfinished, "run"))
+        )
     hottest = [max((t for t, _, _ in _tested_temperatures(run)), default=None) for run in runs]
     known = [t for t in hottest if t is not None]
     burned = [t for run in runs if (t := _kelvin(run)) is not None]
     if known and burned and max(burned) > max(known):
         text = (
-            f"Forces were tested up to {digits(max(known), 4)} K; MD ran at {digits(max(burned), 4)} K, where surviving says "
+            f"Forces were tested up to {brief(max(known))} K; MD ran at {brief(max(burned))} K, where surviving says "
             "that nothing broke, not that the forces are right."
         )
         findings.append(Finding(text, [("figure-temperature", "errors")], sources_of(runs, "accuracy", "stability")))
     return findings
-
-
-def slope_is_known(run: Run) -> bool:
-    """Whether the accuracy assay recorded an extrapolation slope."""
-    return bool(np.isfinite(run.number("accuracy", "extrapolation_slope") or np.nan))

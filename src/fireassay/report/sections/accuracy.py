@@ -15,6 +15,7 @@ from fireassay.report.figures import Figure, Panel, Series, padded, sources_of
 from fireassay.report.runs import Run, split_names
 from fireassay.report.sections.chapter import Chapter, missing_assay
 from fireassay.report.statistics import Difference, frame_sums, rmse_difference, thinned
+from fireassay.report.style import grouped
 from fireassay.report.tables import Column, Table, meV
 
 POINTS = 1600  # drawn per panel, shared by the potentials: what a phone can still scroll
@@ -59,7 +60,9 @@ def frames(run: Run, split: str) -> Frames:
     n = None if structure is None else len(structure)
     s = None if structure is None or not len(structure) else int(structure.max()) + 1
     if structure is not None and (structure.dtype.kind not in "iu" or (len(structure) and structure.min() < 0)):
-        raise InputError(f"{run.folder}/assays/accuracy.npz: {split}.structure is no list of frame indices; assay again")
+        raise InputError(
+            f"{run.folder}/assays/accuracy.npz: {split}.structure is no list of frame indices; assay again"
+        )
     return Frames(
         run.array("accuracy", f"{split}.energy.reference", (s,)),
         run.array("accuracy", f"{split}.energy.predicted", (s,)),
@@ -69,20 +72,30 @@ def frames(run: Run, split: str) -> Frames:
     )
 
 
-def compare(a: Run, b: Run, split: str, confidence: float = 0.95) -> Difference | None:
-    """Force RMSE of a minus that of b on a split, in eV/Å; None when they were not tested on the same labels."""
+def compare(a: Run, b: Run, split: str, confidence: float = 0.95, quantity: str = "forces") -> Difference | None:
+    """RMSE of a minus that of b on a split; None when they were not tested on the same labels.
+
+    `quantity` is "forces" (eV/Å, per component) or "energy" (eV/atom, per frame).
+    """
     first, second = frames(a, split), frames(b, split)
-    if first.forces is None or second.forces is None or first.structure is None or second.structure is None:
+    if first.structure is None or second.structure is None or not np.array_equal(first.structure, second.structure):
         return None
-    same = first.forces.shape == second.forces.shape and np.array_equal(first.structure, second.structure)
-    if not same or not np.allclose(first.forces, second.forces, rtol=1e-4, atol=1e-4, equal_nan=True):
+    truth = (first.forces, second.forces) if quantity == "forces" else (first.energy, second.energy)
+    if truth[0] is None or truth[1] is None:
         return None
-    known = np.isfinite(first.forces).all(1) & np.isfinite(first.force_error + second.force_error).all(1)
+    if not np.allclose(truth[0], truth[1], rtol=1e-6, atol=1e-4, equal_nan=True):
+        return None
+    x, y = (f.force_error if quantity == "forces" else f.energy_error for f in (first, second))
+    if x is None or y is None:
+        return None
+    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    known = np.isfinite(x + y).all(1)
     if not known.any():
         return None
-    structure = np.unique(first.structure[known], return_inverse=True)[1]
-    (x, count), (y, _) = (frame_sums(f.force_error[known], structure) for f in (first, second))
-    return rmse_difference(x, y, count, confidence) if len(count) > 1 else None
+    frame = first.structure if quantity == "forces" else np.arange(len(x))
+    frame = np.unique(frame[known], return_inverse=True)[1]
+    (first_sum, count), (second_sum, _) = frame_sums(x[known], frame), frame_sums(y[known], frame)
+    return rmse_difference(first_sum, second_sum, count, confidence) if len(count) > 1 else None
 
 
 def chapter(runs: Sequence[Run]) -> Chapter:
@@ -130,6 +143,9 @@ def _parity(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
                 energy_parts.append(
                     Series("points", x, x + 1000 * energy_error[pick], run.index, run.label, size=4.5, opacity=0.65)
                 )
+        # The widest cloud first: what is drawn later would hide it otherwise.
+        parts.sort(key=_scatter, reverse=True)
+        energy_parts.sort(key=_scatter, reverse=True)
         forces += [_square(split, "forces (eV/Å)", parts)] if parts else []
         energies += [_square(split, "energy (meV/atom)", energy_parts)] if energy_parts else []
     source = sources_of(runs, "accuracy")
@@ -137,14 +153,18 @@ def _parity(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
     if forces:
         caption = (
             "Predicted against reference force components; on the line the prediction is exact. "
-            f"{shown:,} of {total:,} components are drawn: the largest errors of each potential and split, all others "
-            "evenly at random."
-        ).replace(",", "\u202f", 0)
+            f"{grouped(shown)} of {grouped(total)} components are drawn: the largest errors of each potential and "
+            "split, and others evenly at random."
+        )
         figures.append(Figure("figure-parity-forces", "Parity of forces", caption, forces, source))
     if energies:
         caption = "Predicted against reference energy per atom, both minus the mean of the reference over the split."
         figures.append(Figure("figure-parity-energy", "Parity of energies", caption, energies, source))
     return figures
+
+
+def _scatter(series: Series) -> float:
+    return float(np.sqrt(np.mean((series.y - series.x) ** 2)))
 
 
 def _square(split: str, what: str, series: list[Series]) -> Panel:
@@ -178,9 +198,7 @@ def _histograms(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
     return figures
 
 
-def _distribution(
-    groups: Sequence[tuple[str, list[tuple[Run, NDArray[np.float64]]]]], label: str
-) -> list[Panel]:
+def _distribution(groups: Sequence[tuple[str, list[tuple[Run, NDArray[np.float64]]]]], label: str) -> list[Panel]:
     values = [e[np.isfinite(e) & (e > 0)] for _, members in groups for _, e in members]
     values = [v for v in values if len(v)]
     if not values:
@@ -194,7 +212,8 @@ def _distribution(
         series = []
         for run, error in members:
             share = 100 * np.histogram(error, edges)[0] / max(len(error), 1)
-            series.append(Series("steps", edges[:-1], share, run.index, run.label, width=2))
+            heights = np.concatenate([[0.0], share, [0.0]])
+            series.append(Series("steps", np.append(edges[0], edges), heights, run.index, run.label, width=2))
         if series:
             panels.append(
                 Panel(split, label, "share (%)", series, x_log=True, x_range=(float(edges[0]), float(edges[-1])))
@@ -260,7 +279,7 @@ def _summary(runs: Sequence[Run], splits: Sequence[str]) -> Table:
     head = [
         Column("potential", text=True),
         Column("split", text=True),
-        Column("temperature", "K", "K", record="SPLIT.temperature", significant=4),
+        Column("temperature", "K", "K", record="SPLIT.temperature", trim=True),
         Column("frames", record="SPLIT.frames"),
     ]
     keep = [j for j in range(len(fields)) if any(row[4 + j] is not None for row in rows)]
@@ -295,30 +314,36 @@ def _elements(runs: Sequence[Run], splits: Sequence[str]) -> list[Table]:
     ]
     caption = "Errors of the force components on the atoms of one element."
     source = sources_of(runs, "accuracy")
-    return [Table("table-elements", "Force errors per element", caption, columns, rows, source, marks, True)] if rows else []
+    return (
+        [Table("table-elements", "Force errors per element", caption, columns, rows, source, marks, True)]
+        if rows
+        else []
+    )
 
 
 def _differences(runs: Sequence[Run], splits: Sequence[str]) -> list[Table]:
     rows: list[list[object]] = []
     for a, b in combinations(runs, 2):
-        for split in splits:
-            difference = compare(a, b, split)
-            if difference is not None:
-                better = (b if difference.value > 0 else a).label
-                decision = f"{better} is better" if difference.decided else "within noise"
-                rows.append([a.label, b.label, split, *difference, decision])
+        for quantity, words in (("forces", "forces (per Å)"), ("energy", "energy (per atom)")):
+            for split in splits:
+                difference = compare(a, b, split, quantity=quantity)
+                if difference is not None:
+                    better = (b if difference.value > 0 else a).label
+                    decision = f"{better} is better" if difference.decided else "within noise"
+                    rows.append([a.label, b.label, words, split, *difference, decision])
     columns = [
         Column("first", text=True),
         Column("second", text=True),
+        Column("quantity", text=True),
         Column("split", text=True),
-        meV("difference of forces RMSE", "SPLIT.forces.{reference,predicted}, SPLIT.structure", "/Å"),
-        meV("lower end, 95 %", "paired bootstrap over frames", "/Å"),
-        meV("upper end, 95 %", "paired bootstrap over frames", "/Å"),
+        Column("difference of RMSE", "eV", "meV", 1000.0, "SPLIT.{forces,energy}.{reference,predicted}"),
+        Column("from, 95 %", "eV", "meV", 1000.0, "paired bootstrap over frames"),
+        Column("to, 95 %", "eV", "meV", 1000.0, "paired bootstrap over frames"),
         Column("reading", text=True),
     ]
     caption = (
-        "Force RMSE of the first minus that of the second on the same frames, with the 95 % interval of a paired "
-        "bootstrap over frames (2000 resamples). An interval that holds zero decides nothing."
+        "RMSE of the first minus that of the second on the same frames, with the 95 % interval of a paired bootstrap "
+        "over frames (2000 resamples). An interval that holds zero decides nothing."
     )
     source = sources_of(runs, "accuracy")
     return [Table("table-differences", "Are the differences real?", caption, columns, rows, source)] if rows else []

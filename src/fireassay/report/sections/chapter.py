@@ -25,5 +25,7 @@ class Chapter:
 def missing_assay(runs: Sequence[Run], assay: str, what: str) -> list[tuple[str, str]]:
     """For each run without the assay, the sentence and the command that produces it."""
     return [
-        (f"{run.label} has no {what}.", f"fireassay assay {assay} {run.folder}") for run in runs if assay not in run.assays
+        (f"{run.label} has no {what}.", f"fireassay assay {assay} {run.folder}")
+        for run in runs
+        if assay not in run.assays
     ]

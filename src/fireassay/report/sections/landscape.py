@@ -9,7 +9,7 @@ import numpy as np
 from fireassay.report.figures import Figure, Panel, Rule, Series, padded, sources_of
 from fireassay.report.runs import Run
 from fireassay.report.sections.chapter import Chapter, missing_assay
-from fireassay.report.style import digits
+from fireassay.report.style import brief
 from fireassay.report.tables import Column, Table
 
 _NOTES = {
@@ -44,9 +44,9 @@ def chapter(runs: Sequence[Run]) -> Chapter:
     if not tested:
         return Chapter("landscape", "Loss landscape", "", missing=missing)
     lead = (
-        "The training loss on lines through the trained weights. A wide, flat valley has a high loss entropy. Entropies "
-        "rank potentials of one architecture only: with another number of weights per filter, the normalised "
-        "directions are not comparable."
+        "The training loss on lines through the trained weights. A wide, flat valley has a high loss entropy. "
+        "Entropies rank potentials of one architecture only: with another number of weights per filter, the "
+        "normalised directions are not comparable."
     )
     figures = [_lines(tested, norm) for norm in normalisations(tested)]
     return Chapter("landscape", "Loss landscape", lead, [f for f in figures if f.panels], [_table(tested)], missing)
@@ -69,10 +69,12 @@ def _lines(runs: Sequence[Run], norm: str) -> Figure:
             mean.append(Series("line", t, 1000 * loss.mean(0), run.index, run.label, width=2.6))
         if mean:
             scale = 1000 * temperature(runs, kind)
-            rule = Rule("y", scale, f"T_{'E' if kind == 'energy' else 'F'} = {digits(scale)} {unit}")
+            rule = Rule("y", scale, f"T_{'E' if kind == 'energy' else 'F'} = {brief(scale)} {unit}")
             span = padded([s.y for s in thin + mean] + [np.array([scale])], log=True)
             label = f"RMSE of {title.lower()} ({unit})"
-            panels.append(Panel(title, "t, in norms of the weights", label, thin + mean, [rule], y_log=True, y_range=span))
+            panels.append(
+                Panel(title, "t, in norms of the weights", label, thin + mean, [rule], y_log=True, y_range=span)
+            )
     note = _NOTES.get(norm, "")
     caption = (
         f"Loss along random directions, normalisation ‘{norm}’{f' ({note})' if note else ''}. Thick: mean over the "

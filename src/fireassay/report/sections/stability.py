@@ -100,14 +100,18 @@ def _times(runs: Sequence[Run]) -> Figure:
         offset = row + np.random.default_rng(run.index).uniform(-0.24, 0.24, len(time))
         low, middle, high = np.quantile(time, [0.25, 0.5, 0.75])
         spread = np.array([low, high])
-        series.append(Series("line", spread, np.full(2, row), run.index, f"{run.label}, quartiles", width=7, opacity=0.3))
+        series.append(
+            Series("line", spread, np.full(2, row), run.index, f"{run.label}, quartiles", width=7, opacity=0.3)
+        )
         series.append(
             Series("line", np.full(2, middle), np.array([row - 0.33, row + 0.33]), run.index, f"{run.label}, median")
         )
         for chosen, hollow, what in ((failed, False, "failed"), (~failed, True, "still alive")):
             if chosen.any():
                 series.append(
-                    Series("points", time[chosen], offset[chosen], run.index, f"{run.label}, {what}", size=7, open=hollow)
+                    Series(
+                        "points", time[chosen], offset[chosen], run.index, f"{run.label}, {what}", size=7, open=hollow
+                    )
                 )
     span = (0.0, 1.03 * max(_duration(run) for run in runs) / 1000)
     panel = Panel("", "time to failure (ps)", "", series, x_range=span, y_range=(-0.6, len(runs) - 0.4), ticks=ticks)
@@ -142,13 +146,13 @@ def _thermostat(runs: Sequence[Run]) -> list[Figure]:
 def _summary(runs: Sequence[Run]) -> Table:
     columns = [
         Column("potential", text=True),
-        Column("temperature", "K", "K", record="settings: temperature", significant=4),
-        Column("duration", "fs", "ps", 1e-3, "duration"),
+        Column("temperature", "K", "K", record="settings: temperature", trim=True),
+        Column("duration", "fs", "ps", 1e-3, "duration", trim=True),
         Column("trajectories", record="n_replicas"),
         Column("failed", record="failed"),
         Column("survived", "", "%", 100.0, "survival_fraction"),
-        Column("lower end, 95 %", "", "%", 100.0, "Wilson interval of survival_fraction"),
-        Column("upper end, 95 %", "", "%", 100.0, "Wilson interval of survival_fraction"),
+        Column("from, 95 %", "", "%", 100.0, "Wilson interval of survival_fraction"),
+        Column("to, 95 %", "", "%", 100.0, "Wilson interval of survival_fraction"),
         *(
             Column(f"time to failure, {name}", "fs", "ps", 1e-3, f"time_to_failure.{name}")
             for name in ("mean", "std", "median", "q25", "q75")

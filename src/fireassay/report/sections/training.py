@@ -30,6 +30,7 @@ def chapter(runs: Sequence[Run]) -> Chapter:
 
 
 def _curves(runs: Sequence[Run]) -> Figure:
+    rates = [Series("steps", r.metrics["epoch"], r.metrics["lr"], r.index, r.label) for r in runs if "lr" in r.metrics]
     panels = [
         _panel(runs, "Forces", "forces_rmse", "RMSE of forces (meV/Å)"),
         _panel(runs, "Energy", "energy_per_atom_rmse", "RMSE of energy (meV/atom)"),
@@ -38,12 +39,17 @@ def _curves(runs: Sequence[Run]) -> Figure:
             "Learning rate",
             "epoch",
             "learning rate",
-            [Series("steps", r.metrics["epoch"], r.metrics["lr"], r.index, r.label) for r in runs if "lr" in r.metrics],
+            rates,
             y_log=True,
+            y_range=padded([series.y for series in rates], log=True, share=0.1),
         ),
     ]
     stages = any(len(np.unique(r.metrics["stage"])) > 1 for r in runs if "stage" in r.metrics)
-    note = " A vertical line marks the start of stage two, where the weights of energy and forces change." if stages else ""
+    note = (
+        " A vertical line marks the start of stage two, where the weights of energy and forces change."
+        if stages
+        else ""
+    )
     return Figure(
         "figure-training",
         "Training curves",
@@ -62,18 +68,23 @@ def _panel(runs: Sequence[Run], title: str, name: str, label: str) -> Panel:
             values = run.metrics.get(f"{part}.{name}")
             if values is not None and np.isfinite(values).any():
                 series.append(
-                    Series("line", epoch, 1000 * values, run.index, f"{run.label}, {part}", width=width, opacity=opacity)
+                    Series(
+                        "line", epoch, 1000 * values, run.index, f"{run.label}, {part}", width=width, opacity=opacity
+                    )
                 )
         later = epoch[run.metrics.get("stage", np.ones(len(epoch))) > 1]
         if len(later) and f"stage two from epoch {later[0]:.0f}" not in {r.label for r in rules}:
             rules.append(Rule("x", float(later[0]), f"stage two from epoch {later[0]:.0f}"))
-    return Panel(
-        title, "epoch", label, series, rules, y_log=True, y_range=padded([s.y for s in series], log=True)
-    )
+    return Panel(title, "epoch", label, series, rules, y_log=True, y_range=padded([s.y for s in series], log=True))
 
 
 def _table(runs: Sequence[Run]) -> Table:
-    names = ("validation.forces_rmse", "train.forces_rmse", "validation.energy_per_atom_rmse", "train.energy_per_atom_rmse")
+    names = (
+        "validation.forces_rmse",
+        "train.forces_rmse",
+        "validation.energy_per_atom_rmse",
+        "train.energy_per_atom_rmse",
+    )
     columns = [
         Column("potential", text=True),
         Column("epochs", record="epoch"),

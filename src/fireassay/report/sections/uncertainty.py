@@ -52,12 +52,25 @@ def _density(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
         series = Series("density", edges, edges, run.index, run.label, z=count)
         title = f"{run.label} · {split}"
         panels.append(
-            Panel(title, "predicted error (meV/Å)", "true error (meV/Å)", [series], [], True, True, span, span, True, {}, True)
+            Panel(
+                title,
+                "predicted error (meV/Å)",
+                "true error (meV/Å)",
+                [series],
+                [],
+                True,
+                True,
+                span,
+                span,
+                True,
+                {},
+                True,
+            )
         )
     caption = (
-        "Atoms by predicted and true force error, both logarithmic; the stronger the colour, the more atoms (logarithmic). "
-        "Above the line the error is larger than predicted. A vertical wall on the right is the largest error that the "
-        "estimator can predict."
+        "Atoms by predicted and true force error, both logarithmic; the stronger the colour, the more atoms "
+        "(logarithmic). Above the line the error is larger than predicted. A vertical wall on the right is the largest "
+        "error that the estimator can predict."
     )
     source = sources_of(runs, "uncertainty")
     return [Figure("figure-uncertainty", "True against predicted error", caption, panels, source)]
@@ -79,8 +92,8 @@ def _calibration(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
                 Panel(split, "confidence level (%)", label, series, [], False, False, span, span, True, {}, True)
             )
     caption = (
-        "Share of true errors inside the predicted interval against its confidence level. On the diagonal the intervals "
-        "are honest; below it they are too narrow (overconfident, area A+), above it too wide (area A−)."
+        "Share of true errors inside the predicted interval against its confidence level. On the diagonal the "
+        "intervals are honest; below it they are too narrow (overconfident, area A+), above it too wide (area A−)."
     )
     source = sources_of(runs, "uncertainty")
     return [Figure("figure-calibration", "Calibration", caption, panels, source)] if panels else []
@@ -104,9 +117,24 @@ def _ratio(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
     if not series:
         return []
     top = max(1.15, 1.1 * max(float(s.y.max()) for s in series))
-    panel = Panel("", "temperature (K)", "mean predicted / mean true error", series, [Rule("y", 1.0, "honest")], y_range=(0.0, top))
+    panel = Panel(
+        "",
+        "temperature (K)",
+        "mean predicted / mean true error",
+        series,
+        [Rule("y", 1.0, "honest")],
+        y_range=(0.0, top),
+    )
     caption = "Mean predicted over mean true force error against temperature: below 1 the errors are underestimated."
-    return [Figure("figure-confidence", "Confidence against temperature", caption, [panel], sources_of(runs, "uncertainty", "accuracy"))]
+    return [
+        Figure(
+            "figure-confidence",
+            "Confidence against temperature",
+            caption,
+            [panel],
+            sources_of(runs, "uncertainty", "accuracy"),
+        )
+    ]
 
 
 def _table(runs: Sequence[Run]) -> Table:
@@ -139,7 +167,13 @@ def _table(runs: Sequence[Run]) -> Table:
         "the distance to the training atoms finds the large errors."
     )
     return Table(
-        "table-uncertainty", "Quality of the uncertainty", caption, columns, rows, sources_of(runs, "uncertainty"), marks
+        "table-uncertainty",
+        "Quality of the uncertainty",
+        caption,
+        columns,
+        rows,
+        sources_of(runs, "uncertainty"),
+        marks,
     )
 
 

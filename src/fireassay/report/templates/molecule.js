@@ -8,7 +8,6 @@ function Molecule(canvas, onTurn) {
 }
 Molecule.prototype.show = function (structure, colours, view, inks) {
   this.structure = structure; this.colours = colours; this.view = view; this.inks = inks;
-  this.draw();
 };
 Molecule.prototype.draw = function () {
   var box = this.canvas.getBoundingClientRect();

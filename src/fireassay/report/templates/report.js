@@ -18,7 +18,7 @@
   }
   function painted(value) {
     if (typeof value === "string") return value[0] === "$" ? colour(value) : value;
-    if (Array.isArray(value)) return value.length && typeof value[0] === "number" ? value : value.map(painted);
+    if (Array.isArray(value)) return value.length > 12 ? value : value.map(painted);
     if (value && typeof value === "object") {
       var out = {};
       Object.keys(value).forEach(function (key) {
@@ -30,15 +30,27 @@
   }
 
   /* ---- plots */
+  function ticksOfLog(low, high, place) {
+    var span = high - low, values = [], words = [];
+    var steps = span < 0.7 ? [1, 1.5, 2, 3, 4, 5, 7] : span < (place === "x" ? 1.5 : 1.8) ? [1, 2, 5] : span < 2.6 ? [1, 3] : [1];
+    var stride = Math.max(1, Math.ceil(span / 6));
+    for (var k = Math.floor(low); k <= Math.ceil(high); k++) steps.forEach(function (step) {
+      var at = k + Math.log10(step);
+      if (at < low || at > high || (((k % stride) + stride) % stride)) return;
+      values.push(step * Math.pow(10, k));
+      words.push(k < -3 || k > 4 ? (step === 1 ? "" : step + "·") + "10<sup>" + String(k).replace("-", "−") + "</sup>" : String(Number((step * Math.pow(10, k)).toPrecision(3))));
+    });
+    return { tickvals: values, ticktext: words };
+  }
   function axis(spec, place) {
     var ink = colour("$muted"), grid = colour("$grid");
-    var log = spec.type === "log", span = spec.range ? spec.range[1] - spec.range[0] : 0;
+    var log = spec.type === "log";
     var out = {
       title: { text: spec.title, font: { size: 12, color: ink }, standoff: 6 }, type: spec.type,
       gridcolor: grid, linecolor: grid, zeroline: false, ticks: "", tickfont: { size: 11, color: ink },
       automargin: true, exponentformat: "power", showexponent: "all", nticks: place === "x" ? 6 : 7
     };
-    if (log) { out.dtick = span && span < 1.3 ? "D2" : span > 6 ? 2 : 1; out.minor = { showgrid: false }; }
+    if (log && spec.range) Object.assign(out, ticksOfLog(spec.range[0], spec.range[1], place));
     if (spec.range) out.range = spec.range.slice();
     if (spec.tickvals) { out.tickvals = spec.tickvals; out.ticktext = spec.ticktext; out.showgrid = false; }
     return out;
@@ -71,10 +83,7 @@
       hoverlabel: { bgcolor: css("--ink"), bordercolor: css("--ink"), font: { color: css("--paper"), size: 12 } }
     };
   }
-  var config = {
-    displaylogo: false, responsive: false, displayModeBar: coarse ? false : "hover", scrollZoom: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "pan2d"]
-  };
+  var config = { displaylogo: false, responsive: false, displayModeBar: false, scrollZoom: false };
   var plots = [];
   document.querySelectorAll("figure .plot").forEach(function (div) {
     var figure = div.closest("figure");
@@ -179,6 +188,7 @@
       molecule.show(split, colours, view, inks);
       views.push(molecule);
     });
+    views.forEach(function (v) { v.draw(); });
     var bar = document.getElementById("colourbar");
     bar.textContent = "";
     if (!element) {
