@@ -39,6 +39,19 @@ def test_published_thresholds_are_the_first_edges_that_reach_the_level():
     assert covered == pytest.approx([2 / 8, 4 / 8, 5 / 8, 7 / 8])
 
 
+def test_interpolated_confidence_is_the_cumulative_probability():
+    h = Histogram(EDGES, np.tile([0.2, 0.2, 0.2, 0.2, 0.2, 0], (6, 1)))
+    found = calibration.confidence(h, [0.0, 0.5, 1.0, 2.5, 5.0, 9.0], interpolate=True)
+    assert found == pytest.approx([0, 0.1, 0.2, 0.5, 1, 1])
+    coarse = Histogram(np.array([1.0, 5.0]), np.tile([0, 1.0, 0], (4001, 1)))
+    errors = np.linspace(1, 5, 4001)
+    levels = np.linspace(0, 1, 101)
+    smooth = calibration.coverage(levels, calibration.confidence(coarse, errors, interpolate=True))
+    assert calibration.miscalibration(levels, smooth).total < 1e-3
+    rounded = calibration.coverage(levels, calibration.confidence(coarse, errors))
+    assert calibration.miscalibration(levels, rounded).under > 0.48  # one bin: every error below the one edge
+
+
 def test_calibrated_over_and_underconfident():
     rng = np.random.default_rng(0)
     n = 20_000

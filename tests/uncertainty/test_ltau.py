@@ -118,7 +118,7 @@ def test_distance_aware_keeps_its_coverage_where_the_published_one_loses_it():
         return calibration.miscalibration(levels, calibration.coverage(levels, confidences))
 
     assert area("published").over > 0.2
-    assert area("distance_aware").total < 0.06  # bins are 29 % wide
+    assert area("distance_aware").total < 0.03
 
 
 def test_distance_aware_grows_with_distance():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fireassay.assays import accuracy, landscape, uncertainty
+from fireassay.assays import accuracy, landscape, stability, uncertainty
 from fireassay.records import AssayResult
 from fireassay.settings import Settings
 
@@ -19,6 +19,7 @@ class Assay(NamedTuple):
 
 ASSAYS: dict[str, Assay] = {
     "accuracy": Assay(accuracy.AccuracySettings, accuracy.run),
+    "stability": Assay(stability.StabilitySettings, stability.run),
     "landscape": Assay(landscape.LandscapeSettings, landscape.run),
     "uncertainty": Assay(uncertainty.UncertaintySettings, uncertainty.run),
 }

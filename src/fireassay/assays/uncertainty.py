@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from fireassay.progress import Progress, Silent
 from fireassay.records import AssayResult, ErrorTrajectory, Quantity
 from fireassay.settings import Settings
 from fireassay.uncertainty import calibration, ood
-from fireassay.uncertainty.ltau import LTAU, ErrorPrediction, Estimator, Index
+from fireassay.uncertainty.ltau import LTAU, Estimator, Index
 
 Array = NDArray[np.float64]
 
@@ -180,22 +181,15 @@ def _judge(
     second: Estimator = "published" if settings.estimator == "distance_aware" else "distance_aware"
     for split, dataset in data.items():
         descriptors = _descriptors(found[split])
-        usable = np.isfinite(true[split])
-        groups = np.repeat(np.arange(len(dataset)), dataset.structure_sizes.numpy())[usable]
         judges: list[tuple[Estimator, str]] = [(settings.estimator, split), (second, f"{split}.{second}")]
         for estimator, prefix in judges[: 2 if both else 1]:
-            prediction = model.predict(descriptors, estimator=estimator)
-            part = ErrorPrediction(
-                prediction.expected[usable],
-                prediction.distance[usable],
-                prediction.distribution._replace(mass=prediction.distribution.mass[usable]),
-            )
-            judged, covered = _metrics(part, true[split][usable], groups, levels, settings)
+            scores = _scores(model, descriptors, true[split], estimator)
+            judged, covered = _metrics(scores, dataset, true[split], levels, settings)
             values |= {f"{prefix}.{key}": value for key, value in judged.items()}
-            arrays[f"{prefix}.coverage"], arrays[f"{prefix}.uncertainty"] = covered, prediction.expected
+            arrays[f"{prefix}.coverage"], arrays[f"{prefix}.uncertainty"] = covered, scores.expected
             if prefix == split:
-                values |= _domain(split, part, true[split][usable], limit, large)
-                arrays[f"{split}.distance"] = prediction.distance
+                values |= _domain(split, scores, true[split], limit, large)
+                arrays[f"{split}.distance"] = scores.distance
         arrays[f"{split}.error"] = true[split]
         arrays[f"{split}.atomic_numbers"] = dataset.atomic_numbers.numpy()
         arrays[f"{split}.structure"] = np.repeat(np.arange(len(dataset)), dataset.structure_sizes.numpy())
@@ -203,40 +197,80 @@ def _judge(
     return values, arrays
 
 
+class _Scores(NamedTuple):
+    """Of all N atoms of a split: NaN for an atom without a force label where its true error is needed."""
+
+    expected: Array  # (N,) eV/Å
+    distance: Array  # (N,)
+    variance: Array  # (N,) (eV/Å)^2
+    mean_square: Array  # (N,) (eV/Å)^2
+    confidence: Array  # (N,)
+    interpolated: Array  # (N,)
+    nll: float
+    crps: float
+
+
+def _scores(
+    model: LTAU, descriptors: NDArray[np.float32], true: Array, estimator: Estimator, chunk: int = 20_000
+) -> _Scores:
+    """Everything that needs the distributions, in chunks, so that these are never all in memory."""
+    per_atom = np.full((6, len(true)), np.nan)
+    totals = np.zeros(3)
+    for start in range(0, len(true), chunk):
+        rows = np.arange(start, min(start + chunk, len(true)))
+        found = model.predict(descriptors[rows], estimator=estimator)
+        spread = found.distribution.variance(), found.distribution.mean_square()
+        per_atom[:4, rows] = found.expected, found.distance, *spread
+        usable = np.isfinite(true[rows])
+        part = found.distribution._replace(mass=found.distribution.mass[usable])
+        known, n = true[rows[usable]], int(usable.sum())
+        if n:
+            per_atom[4, rows[usable]] = calibration.confidence(part, known)
+            per_atom[5, rows[usable]] = calibration.confidence(part, known, interpolate=True)
+            totals += n, n * calibration.nll(part, known), n * calibration.crps(part, known)
+    e, d, v, m, c, i = per_atom
+    return _Scores(e, d, v, m, c, i, nll=totals[1] / totals[0], crps=totals[2] / totals[0])
+
+
 def _metrics(
-    found: ErrorPrediction, true: Array, groups: NDArray[np.int64], levels: Array, settings: UncertaintySettings
+    scores: _Scores, dataset: Dataset, true: Array, levels: Array, settings: UncertaintySettings
 ) -> tuple[dict[str, Quantity], Array]:
-    distribution = found.distribution
-    covered = calibration.coverage(levels, calibration.confidence(distribution, true))
+    usable = np.isfinite(true)
+    known, expected = true[usable], scores.expected[usable]
+    covered = calibration.coverage(levels, scores.confidence[usable])
     areas = calibration.miscalibration(levels, covered)
+    smooth = calibration.miscalibration(levels, calibration.coverage(levels, scores.interpolated[usable]))
     values = {
-        "mean_error": Quantity(float(true.mean()), "eV/Å"),
-        "mean_uncertainty": Quantity(float(found.expected.mean()), "eV/Å"),
+        "mean_error": Quantity(float(known.mean()), "eV/Å"),
+        "mean_uncertainty": Quantity(float(expected.mean()), "eV/Å"),
         "area_over": Quantity(areas.over),
         "area_under": Quantity(areas.under),
         "area": Quantity(areas.total),
-        "sharpness": Quantity(calibration.sharpness(distribution.variance()), "eV/Å"),
-        "nll": Quantity(calibration.nll(distribution, true)),
-        "crps": Quantity(calibration.crps(distribution, true), "eV/Å"),
-        "ence": Quantity(calibration.ence(np.sqrt(distribution.mean_square()), true, settings.bins)),
+        "area_interpolated": Quantity(smooth.total),
+        "sharpness": Quantity(calibration.sharpness(scores.variance[usable]), "eV/Å"),
+        "nll": Quantity(scores.nll),
+        "crps": Quantity(scores.crps, "eV/Å"),
+        "ence": Quantity(calibration.ence(np.sqrt(scores.mean_square[usable]), known, settings.bins)),
     }
     rng = np.random.default_rng(settings.seed)
+    groups = np.repeat(np.arange(len(dataset)), dataset.structure_sizes.numpy())[usable]
     for key, metric in (("pearson", metrics.pearson), ("spearman", metrics.spearman)):
-        values[key] = Quantity(metric(found.expected, true))
+        values[key] = Quantity(metric(expected, known))
         if settings.bootstrap:
-            interval = metrics.bootstrap(metric, found.expected, true, rng, settings.bootstrap, groups=groups)
+            interval = metrics.bootstrap(metric, expected, known, rng, settings.bootstrap, groups=groups)
             values[f"{key}_lower"], values[f"{key}_upper"] = Quantity(interval.lower), Quantity(interval.upper)
     return values, covered
 
 
-def _domain(split: str, found: ErrorPrediction, true: Array, limit: float, large: float) -> dict[str, Quantity]:
-    outside = found.distance > limit
+def _domain(split: str, scores: _Scores, true: Array, limit: float, large: float) -> dict[str, Quantity]:
+    usable = np.isfinite(true)
+    distance, big = scores.distance[usable], true[usable] > large
     return {
-        f"{split}.ood_fraction": Quantity(float(outside.mean())),
-        f"{split}.auroc": Quantity(ood.auroc(found.distance, true > large)),
-        f"{split}.auroc_uncertainty": Quantity(ood.auroc(found.expected, true > large)),
-        f"{split}.recall": Quantity(ood.recall(outside, true > large)),
-        f"{split}.large_fraction": Quantity(float((true > large).mean())),
+        f"{split}.ood_fraction": Quantity(float((distance > limit).mean())),
+        f"{split}.auroc": Quantity(ood.auroc(distance, big)),
+        f"{split}.auroc_uncertainty": Quantity(ood.auroc(scores.expected[usable], big)),
+        f"{split}.recall": Quantity(ood.recall(distance > limit, big)),
+        f"{split}.large_fraction": Quantity(float(big.mean())),
     }
 
 

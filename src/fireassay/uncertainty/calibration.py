@@ -22,16 +22,27 @@ Array = NDArray[np.float64]
 DECIMALS = 12  # to which probabilities are compared: counts over epochs make exact ties with round levels
 
 
-def confidence(predicted: Histogram, errors: ArrayLike) -> Array:
-    """The level (N,) above which each true error is covered, by the published rule; -1 when it always is.
+def confidence(predicted: Histogram, errors: ArrayLike, interpolate: bool = False) -> Array:
+    """The level (N,) above which each true error is covered; -1 when it always is.
 
-    The threshold of a level is the bin edge at which the cumulative probability first reaches it; so an error is
-    covered at every level above the probability at the last edge that lies below the error.
+    By the published rule the threshold of a level is the bin edge at which the cumulative probability first reaches it:
+    an error is covered at every level above the probability at the last edge that lies below it. Rounding the threshold
+    up to an edge looks underconfident by half a bin, much when the predicted distribution fills few bins. With
+    `interpolate` the level is the cumulative probability at the error itself, linear between the edges.
     """
     true = _checked(predicted, errors)
+    cumulative, rows = predicted.cumulative(), np.arange(len(true))
     below = np.searchsorted(predicted.edges, true, side="left") - 1
-    reached = np.round(predicted.cumulative()[np.arange(len(true)), np.maximum(below, 0)], DECIMALS)
-    return np.where(below >= 0, reached, -1.0)
+    at_lower = np.where(below >= 0, cumulative[rows, np.maximum(below, 0)], 0.0)
+    if not interpolate:
+        return np.where(below >= 0, np.round(at_lower, DECIMALS), -1.0)
+    edges = np.concatenate([[0.0], predicted.edges])
+    upper = np.minimum(below + 1, len(predicted.edges) - 1)
+    width = edges[upper + 1] - edges[below + 1]
+    share = np.where(width > 0, (true - edges[below + 1]) / np.where(width > 0, width, 1.0), 0.0)
+    found: Array = at_lower + share * (cumulative[rows, upper] - at_lower)
+    found[true > predicted.edges[-1]] = 1.0
+    return np.round(found, DECIMALS)
 
 
 def gaussian_confidence(sigma: ArrayLike, errors: ArrayLike) -> Array:
@@ -43,7 +54,7 @@ def gaussian_confidence(sigma: ArrayLike, errors: ArrayLike) -> Array:
     scale, true = np.asarray(sigma, dtype=np.float64), np.abs(np.asarray(errors, dtype=np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(true == 0, 0.0, true / scale)
-    return np.minimum(erf(z / np.sqrt(2)), np.nextafter(1.0, 0.0))
+    return np.minimum(np.asarray(erf(z / np.sqrt(2)), dtype=np.float64), np.nextafter(1.0, 0.0))
 
 
 def coverage(levels: ArrayLike, confidences: ArrayLike) -> Array:

@@ -143,8 +143,10 @@ class LTAU:
             found = Histogram(self.edges_, _mean_rows(self.mass_, rows))
             return ErrorPrediction(self.expected_[rows].mean(1), distance[:, 0], found)
         scale = self._scale(distance, rows)
-        edges = _wider(self.edges_, float(scale.max()) * float(self.quantiles_[-1]))
         level = np.linspace(0.0, 1.0, len(self.quantiles_))
+        edges = _fine_edges(
+            float(scale.min()) * self.quantiles_[level >= 0.005][0], float(scale.max()) * self.quantiles_[-1]
+        )
         cumulative = np.interp(edges / scale[:, None], self.quantiles_, level, left=0.0, right=1.0)
         found = from_cumulative(edges, cumulative)
         return ErrorPrediction(scale * _mean_of_quantiles(self.quantiles_), distance[:, 0], found)
@@ -262,11 +264,10 @@ def _quantiles(ratio: Array) -> Array:
     return np.interp(np.linspace(0.0, 1.0, QUANTILES), np.linspace(0.0, 1.0, len(ordered)), ordered)
 
 
-def _wider(edges: Array, highest: float) -> Array:
-    """The same bins continued upward by the last bin's ratio until they hold `highest`."""
-    ratio = edges[-1] / edges[-2]
-    extra = int(np.ceil(np.log(highest / edges[-1]) / np.log(ratio))) if highest > edges[-1] else 0
-    return np.concatenate([edges, edges[-1] * ratio ** np.arange(1, extra + 1)])
+def _fine_edges(lowest: float, highest: float) -> Array:
+    """Logarithmic edges 10 % apart from `lowest` to `highest`: the trajectory's may be too coarse for a narrow law."""
+    lowest = max(lowest, 1e-9 * highest)
+    return np.geomspace(lowest, highest, max(int(np.ceil(np.log(highest / lowest) / np.log(1.1))), 1) + 1)
 
 
 def _mean_of_quantiles(quantiles: Array) -> float:
