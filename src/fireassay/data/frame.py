@@ -69,6 +69,8 @@ def describe(value: Any, n_atoms: int) -> str:
         name = {"f": "float", "i": "int", "u": "int", "b": "bool"}.get(value.dtype.kind, "text")
         shape = ["N" if k == 0 and n == n_atoms else str(n) for k, n in enumerate(value.shape)]
         return f"{name} ({', '.join(shape)}{',' if len(shape) == 1 else ''})"
+    if isinstance(value, np.generic):
+        value = value.item()
     names = {bool: "bool", int: "int", float: "float", str: "text"}
     return names.get(type(value), type(value).__name__)
 

@@ -87,7 +87,7 @@ class Inspection:
                 (k.name, k.kind, f"{k.frames} frames", f"read as {k.read_as}" if k.read_as else "") for k in self.keys
             ],
             "Labels": [(name, f"{100 * share:.4g} % of frames") for name, share in self.coverage.items()],
-            "Atoms": _rows(self.atoms) + [("compositions", str(self.compositions))],
+            "Atoms": [*_rows(self.atoms), ("compositions", str(self.compositions))],
             "Elements": [(e, f"{c['atoms']} atoms", f"in {c['frames']} frames") for e, c in self.elements.items()],
             "Periodicity": [(name, f"{count} frames") for name, count in self.periodicity.items()],
             "Groups": [(name, f"{count} frames") for name, count in list(self.groups.items())[:20]],
@@ -244,15 +244,16 @@ def _forces(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]
         findings.append(
             "all forces are zero: they were not calculated, or zeroed by constraints when the file was written"
         )
-    fixed = sum(bool((s.forces == 0).all(axis=1).any()) for s in labelled if s.forces is not None)
-    if summary.force_rms and fixed:
+    still = [(s.forces == 0).all(axis=1) for s in labelled if s.forces is not None]
+    fixed = sum(bool(atoms.any() and not atoms.all()) for atoms in still)
+    if fixed:
         findings.append(
-            f"{fixed} frames have atoms with forces of exactly zero: were constraints applied to the labels?"
+            f"{fixed} frames have atoms with forces of exactly zero: by symmetry, or were constraints applied to labels?"
         )
     if net.max() > _NET_FORCE:
         findings.append(
-            f"net forces up to {net.max():.3g} eV/Å (root mean square {np.sqrt(np.mean(net**2)):.3g}): no potential with "
-            "translation symmetry can fit them"
+            f"net forces up to {net.max():.3g} eV/Å (root mean square {np.sqrt(np.mean(net**2)):.3g}): "
+            "no potential with translation symmetry can fit them"
         )
     return rows, findings
 
@@ -281,7 +282,7 @@ def _units(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]:
         evidence["total energies are all-electron energies in"] = energy[0]
     if stiffness is not None:
         evidence["force constant of bonds to H (eV/Å^2 expected 20 to 60)"] = stiffness
-        evidence["which is a bond's in"] = force_unit(stiffness) or "no known unit"
+        evidence["which is a bond's in"] = force_unit(stiffness) or "unclear"
     findings = []
     foreign = foreign_unit(larger)
     if foreign is not None:
@@ -294,8 +295,8 @@ def _units(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]:
             }
             nearest = min(ratios, key=lambda name: abs(np.log(ratios[name] / consistency.slope)))
             findings.append(
-                f"energies change by {consistency.slope:.3g} times the work of the forces ({consistency.pairs} pairs of "
-                f"similar frames): units differ, as for {nearest}, or energies and forces do not belong together"
+                f"energies change by {consistency.slope:.3g} times the work of the forces ({consistency.pairs} pairs "
+                f"of similar frames): units differ, as for {nearest}, or energies and forces do not belong together"
             )
     return evidence, findings
 
@@ -320,7 +321,8 @@ def _periodicity_findings(periodicity: Counter[str]) -> list[str]:
     if not isolated:
         return []
     return [
-        f"{isolated} frames are flagged periodic but are molecules in vacuum: with a cutoff beyond the gap, images interact"
+        f"{isolated} frames are flagged periodic but are molecules in vacuum: "
+        "with a cutoff beyond the gap, images interact"
     ]
 
 

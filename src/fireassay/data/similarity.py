@@ -108,7 +108,8 @@ def _projected(structures: Sequence[Structure], members: NDArray[np.int64]) -> N
 
 def _near(structures: Sequence[Structure], members: NDArray[np.int64]) -> list[tuple[int, int]]:
     n = len(structures[members[0]])
-    candidates = KDTree(_projected(structures, members)).query_pairs(NEAR * np.sqrt(3 * n), output_type="ndarray")
+    tree = KDTree(_projected(structures, members))
+    candidates = np.asarray(tree.query_pairs(NEAR * np.sqrt(3 * n), output_type="ndarray"), dtype=np.int64)
     found: dict[int, int] = {}
     for a, b in members[np.sort(candidates, axis=1)][:100_000].tolist():
         if b not in found and _difference(structures[a], structures[b]) < NEAR:
