@@ -34,6 +34,7 @@ from fireassay.nn.simd import (
     multiply,
     multiply_add,
     pointer,
+    prefetch,
     put,
     register_bytes,
     scalar_type,
@@ -45,9 +46,10 @@ from fireassay.nn.simd import (
 
 # The words of a kernel's table: progress, shape, edges, coupling, then the tensors (0 when a kernel does without).
 _COUNTER, _TICKET, _CHUNK, _SCRATCH, _N_ATOMS, _N_EDGES, _CHANNELS, _M_IN, _M_OUT, _N_PATHS, _M_SH, _N_PAIRS = range(12)
-_STARTS, _ORDER, _FROM, _TO, _ROWS, _ROW_PATH, _PAIRS, _SOURCE, _ENTRIES, _HARMONIC, _VALUES = range(12, 23)
+_STARTS, _ORDER, _FROM, _TO, _ROWS, _TARGET, _PAIRS, _SOURCE, _ENTRIES, _HARMONIC, _VALUES = range(12, 23)
 _X, _Y, _W, _G, _DX, _DY, _DW, _OUT, _OUT_Y, _OUT_W, _N_WORDS = range(23, 34)
 _GROUP = 8  # edges that share one load and store of an output row
+_AT_X, _AT_W, _AT_G = 16, 32, 48  # in a block of edges, where each one's features, weights and gradients begin
 _LINE = 64  # bytes: the edges of a block fill one cache line per component
 
 
@@ -66,17 +68,17 @@ class Terms(NamedTuple):
 
 
 class Tables:
-    """Terms grouped for the kernels: result components hold rows, one per path; rows hold pairs; pairs hold entries."""
+    """Terms grouped for the kernels: a path holds rows, one per result component; rows hold pairs; pairs entries."""
 
     def __init__(self, terms: Terms, m_in: int, m_out: int, m_sh: int, n_paths: int) -> None:
-        order = np.lexsort((terms.harmonic, terms.source, terms.path, terms.target))
+        order = np.lexsort((terms.harmonic, terms.source, terms.target, terms.path))
         target, path, source = (a[order] for a in (terms.target, terms.path, terms.source))
         change = np.stack([np.diff(a, prepend=-1) != 0 for a in (target, path, source)])
         rows, pairs = np.flatnonzero(change[:2].any(0)), np.flatnonzero(change.any(0))
         self.shape = (m_in, m_out, n_paths, m_sh, len(pairs))
         self._whole = (
-            np.searchsorted(target[rows], np.arange(m_out + 1)),  # first row of each result component
-            path[rows],
+            np.searchsorted(path[rows], np.arange(n_paths + 1)),  # first row of each path
+            target[rows],
             np.append(np.searchsorted(pairs, rows), len(pairs)),  # first pair of each row
             source[pairs],
             np.append(pairs, len(order)),  # first entry of each pair
@@ -104,35 +106,50 @@ class Edges(NamedTuple):
 
 @njit
 def _scratch_bytes(m_sh, n_pairs):
-    return (2 + m_sh + 3 * n_pairs) * _LINE
+    return (8 + m_sh + 3 * n_pairs) * _LINE
 
 
 @njit
 def _scratch(words, zero):
-    """This thread's own memory: the edges of a block, their harmonics, and three sets of A, by lanes."""
+    """This thread's own memory: where the edges of a block lie, their harmonics, and three sets of A, by lanes."""
     m_sh, size = at(words, _M_SH), at(words, _N_PAIRS) * _LINE
     base = at(words, _SCRATCH) + draw(words, _TICKET, 1) * _scratch_bytes(m_sh, at(words, _N_PAIRS))
-    ids, by_lane, first = pointer(base, 0), pointer(base + 2 * _LINE, zero), base + (2 + m_sh) * _LINE
-    return ids, by_lane, pointer(first, zero), pointer(first + size, zero), pointer(first + 2 * size, zero)
+    block, by_lane, first = pointer(base, 0), pointer(base + 8 * _LINE, zero), base + (8 + m_sh) * _LINE
+    return block, by_lane, pointer(first, zero), pointer(first + size, zero), pointer(first + 2 * size, zero)
 
 
 @njit
-def _block(words, first, count, ids, zero):
-    """Writes the indices of `count` edges from `first` on to `ids`; lanes to spare repeat the last one."""
-    order = pointer(at(words, _ORDER), 0)
+def _block(words, first, count, block, zero):
+    """Writes where `count` edges from `first` on lie in y, x, w and g; lanes to spare repeat the last edge."""
+    channels = at(words, _CHANNELS)
+    order, gathered, summed = pointer(at(words, _ORDER), 0), pointer(at(words, _FROM), 0), pointer(at(words, _TO), 0)
     for lane in range(lanes_of(zero)):
         edge = first + min(lane, count - 1)
-        put(ids, lane, edge if at(words, _ORDER) == 0 else at(order, edge))
+        edge = edge if at(words, _ORDER) == 0 else at(order, edge)
+        put(block, lane, edge * at(words, _M_SH))
+        put(block, _AT_X + lane, at(gathered, edge) * at(words, _M_IN) * channels)
+        put(block, _AT_W + lane, edge * at(words, _N_PATHS) * channels)
+        put(block, _AT_G + lane, at(summed, edge) * at(words, _M_OUT) * channels)
 
 
 @njit
-def _contract(words, harmonics, ids, by_lane, a, zero):
-    """A[k] = sum over entries of V Y for the edges `ids`, edges as lanes."""
+def _fetch_weights(words, count, block, zero):
+    """Asks for the weights of a block of edges, which come in no order that the machine could foresee."""
+    w, size = pointer(at(words, _W), zero), at(words, _N_PATHS) * at(words, _CHANNELS)
+    for lane in range(count):
+        base = at(block, _AT_W + lane)
+        for i in range(base, base + size, lanes_of(zero)):
+            prefetch(w, i)
+
+
+@njit
+def _contract(words, harmonics, block, by_lane, a, zero):
+    """A[k] = sum over entries of V Y for a block of edges, edges as lanes."""
     m_sh, lanes = at(words, _M_SH), lanes_of(zero)
     entries, harmonic = pointer(at(words, _ENTRIES), 0), pointer(at(words, _HARMONIC), 0)
     values = pointer(at(words, _VALUES), zero)
     for lane in range(lanes):
-        base = at(ids, lane) * m_sh
+        base = at(block, lane)
         for m in range(m_sh):
             put(by_lane, m * lanes + lane, at(harmonics, base + m))
     n = 0
@@ -145,7 +162,7 @@ def _contract(words, harmonics, ids, by_lane, a, zero):
 
 
 @njit
-def _expand(words, da, ids, count, by_lane, gradients, zero):
+def _expand(words, da, block, count, by_lane, gradients, zero):
     """The transpose of `_contract`: gradients of A, edges as lanes, become gradients of the harmonics."""
     m_sh, lanes = at(words, _M_SH), lanes_of(zero)
     entries, harmonic = pointer(at(words, _ENTRIES), 0), pointer(at(words, _HARMONIC), 0)
@@ -160,59 +177,53 @@ def _expand(words, da, ids, count, by_lane, gradients, zero):
             store(by_lane, where, multiply_add(at(values, n), gradient, load(by_lane, where, zero)))
             n += 1
     for lane in range(count):
-        base = at(ids, lane) * m_sh
+        base = at(block, lane)
         for m in range(m_sh):
             put(gradients, base + m, at(by_lane, m * lanes + lane))
 
 
 @njit
-def _add_edges(words, atom, begin, end, ids, a, lane_zero, zero):
-    """Adds the edges ids[begin:end] to the result of one atom."""
-    channels, n_paths, m_out = at(words, _CHANNELS), at(words, _N_PATHS), at(words, _M_OUT)
-    stride, lanes = at(words, _M_IN) * channels, lanes_of(lane_zero)
-    rows, row_path = pointer(at(words, _ROWS), 0), pointer(at(words, _ROW_PATH), 0)
+def _add_edges(words, atom, begin, end, block, a, lane_zero, zero):
+    """Adds the edges begin to end of a block to the result of one atom."""
+    channels, m_out, lanes = at(words, _CHANNELS), at(words, _M_OUT), lanes_of(lane_zero)
+    rows, target = pointer(at(words, _ROWS), 0), pointer(at(words, _TARGET), 0)
     pairs, source = pointer(at(words, _PAIRS), 0), pointer(at(words, _SOURCE), 0)
-    gathered, x = pointer(at(words, _FROM), 0), pointer(at(words, _X), zero)
-    w, out = pointer(at(words, _W), zero), pointer(at(words, _OUT), zero)
+    x, w, out = pointer(at(words, _X), zero), pointer(at(words, _W), zero), pointer(at(words, _OUT), zero)
     for channel in range(0, channels, lanes_of(zero)):
-        for o in range(m_out):
-            here = (atom * m_out + o) * channels + channel
-            result = load(out, here, zero)
-            for row in range(at(rows, o), at(rows, o + 1)):
-                first, stop, path = at(pairs, row), at(pairs, row + 1), at(row_path, row)
+        for path in range(at(words, _N_PATHS)):
+            for row in range(at(rows, path), at(rows, path + 1)):
+                first, stop = at(pairs, row), at(pairs, row + 1)
+                here = (atom * m_out + at(target, row)) * channels + channel
+                result = load(out, here, zero)
                 for lane in range(begin, end):
-                    edge = at(ids, lane)
-                    base = at(gathered, edge) * stride + channel
+                    base = at(block, _AT_X + lane) + channel
                     inner = zero
                     k = first
                     while k < stop:
                         xk = load(x, base + at(source, k) * channels, zero)
                         inner = multiply_add(at(a, k * lanes + lane), xk, inner)
                         k += 1
-                    weight = load(w, (edge * n_paths + path) * channels + channel, zero)
+                    weight = load(w, at(block, _AT_W + lane) + path * channels + channel, zero)
                     result = multiply_add(weight, inner, result)
-            store(out, here, result)
+                store(out, here, result)
 
 
 @njit
-def _add_edges_tangent(words, atom, begin, end, ids, a, b, lane_zero, zero):
+def _add_edges_tangent(words, atom, begin, end, block, a, b, lane_zero, zero):
     """As `_add_edges` for the derivative: w (A dx + B x) + dw A x, with B from the direction of the harmonics."""
-    channels, n_paths, m_out = at(words, _CHANNELS), at(words, _N_PATHS), at(words, _M_OUT)
-    stride, lanes = at(words, _M_IN) * channels, lanes_of(lane_zero)
-    rows, row_path = pointer(at(words, _ROWS), 0), pointer(at(words, _ROW_PATH), 0)
+    channels, m_out, lanes = at(words, _CHANNELS), at(words, _M_OUT), lanes_of(lane_zero)
+    rows, target = pointer(at(words, _ROWS), 0), pointer(at(words, _TARGET), 0)
     pairs, source = pointer(at(words, _PAIRS), 0), pointer(at(words, _SOURCE), 0)
-    gathered, x, dx = pointer(at(words, _FROM), 0), pointer(at(words, _X), zero), pointer(at(words, _DX), zero)
-    w, dw, out = pointer(at(words, _W), zero), pointer(at(words, _DW), zero), pointer(at(words, _OUT), zero)
-    moving = at(words, _DX) != 0
+    x, w, out = pointer(at(words, _X), zero), pointer(at(words, _W), zero), pointer(at(words, _OUT), zero)
+    dx, dw, moving = pointer(at(words, _DX), zero), pointer(at(words, _DW), zero), at(words, _DX) != 0
     for channel in range(0, channels, lanes_of(zero)):
-        for o in range(m_out):
-            here = (atom * m_out + o) * channels + channel
-            result = load(out, here, zero)
-            for row in range(at(rows, o), at(rows, o + 1)):
-                first, stop, path = at(pairs, row), at(pairs, row + 1), at(row_path, row)
+        for path in range(at(words, _N_PATHS)):
+            for row in range(at(rows, path), at(rows, path + 1)):
+                first, stop = at(pairs, row), at(pairs, row + 1)
+                here = (atom * m_out + at(target, row)) * channels + channel
+                result = load(out, here, zero)
                 for lane in range(begin, end):
-                    edge = at(ids, lane)
-                    base = at(gathered, edge) * stride + channel
+                    base = at(block, _AT_X + lane) + channel
                     inner = zero
                     change = zero
                     k = first
@@ -224,16 +235,16 @@ def _add_edges_tangent(words, atom, begin, end, ids, a, b, lane_zero, zero):
                         if moving:
                             change = multiply_add(at(a, k * lanes + lane), load(dx, where, zero), change)
                         k += 1
-                    weight = (edge * n_paths + path) * channels + channel
+                    weight = at(block, _AT_W + lane) + path * channels + channel
                     result = multiply_add(load(w, weight, zero), change, result)
                     result = multiply_add(load(dw, weight, zero), inner, result)
-            store(out, here, result)
+                store(out, here, result)
 
 
 @njit
 def _segments(words, lane_zero, zero):
     """The sum over the edges of every atom, or its derivative when directions are given."""
-    ids, by_lane, a, b, _ = _scratch(words, lane_zero)
+    block, by_lane, a, b, _ = _scratch(words, lane_zero)
     tangent = at(words, _DY) != 0
     starts, out = pointer(at(words, _STARTS), 0), pointer(at(words, _OUT), zero)
     y, dy = pointer(at(words, _Y), zero), pointer(at(words, _DY), zero)
@@ -248,93 +259,71 @@ def _segments(words, lane_zero, zero):
             first = at(starts, i)
             while first < at(starts, i + 1):
                 count = min(lanes_of(lane_zero), at(starts, i + 1) - first)
-                _block(words, first, count, ids, lane_zero)
-                _contract(words, y, ids, by_lane, a, lane_zero)
+                _block(words, first, count, block, lane_zero)
+                _fetch_weights(words, count, block, lane_zero)
+                _contract(words, y, block, by_lane, a, lane_zero)
                 if tangent:
-                    _contract(words, dy, ids, by_lane, b, lane_zero)
+                    _contract(words, dy, block, by_lane, b, lane_zero)
                 for begin in range(0, count, _GROUP):
                     end = min(begin + _GROUP, count)
                     if tangent:
-                        _add_edges_tangent(words, i, begin, end, ids, a, b, lane_zero, zero)
+                        _add_edges_tangent(words, i, begin, end, block, a, b, lane_zero, zero)
                     else:
-                        _add_edges(words, i, begin, end, ids, a, lane_zero, zero)
+                        _add_edges(words, i, begin, end, block, a, lane_zero, zero)
                 first += count
 
 
 @njit
-def _edge_block(words, count, ids, a, da, lane_zero, zero):
-    """Gradients of the weights, and of A, of the edges ids[:count]."""
-    channels, n_paths, lanes = at(words, _CHANNELS), at(words, _N_PATHS), lanes_of(lane_zero)
-    row_path, pairs, source = (
-        pointer(at(words, _ROW_PATH), 0),
-        pointer(at(words, _PAIRS), 0),
-        pointer(at(words, _SOURCE), 0),
-    )
-    gathered, summed = pointer(at(words, _FROM), 0), pointer(at(words, _TO), 0)
+def _edge_block(words, count, block, a, da, lane_zero, zero):
+    """Gradients of the weights, and of A, of a block of edges."""
+    channels, lanes = at(words, _CHANNELS), lanes_of(lane_zero)
+    rows, target = pointer(at(words, _ROWS), 0), pointer(at(words, _TARGET), 0)
+    pairs, source = pointer(at(words, _PAIRS), 0), pointer(at(words, _SOURCE), 0)
     x, w, g = pointer(at(words, _X), zero), pointer(at(words, _W), zero), pointer(at(words, _G), zero)
-    out_w, n_rows = pointer(at(words, _OUT_W), zero), at(words, _M_OUT)
+    out_w = pointer(at(words, _OUT_W), zero)
     for channel in range(0, channels, lanes_of(zero)):
-        row = 0
-        for path in range(n_paths):
-            first_row = row
-            while row < n_rows and at(row_path, row) == path:
-                row += 1
-            for lane in range(count):
-                edge = at(ids, lane)
-                x_base = at(gathered, edge) * at(words, _M_IN) * channels + channel
-                g_base = at(summed, edge) * n_rows * channels + channel
-                where = (edge * n_paths + path) * channels + channel
+        for lane in range(count):
+            x_base, g_base = at(block, _AT_X + lane) + channel, at(block, _AT_G + lane) + channel
+            for path in range(at(words, _N_PATHS)):
+                where = at(block, _AT_W + lane) + path * channels + channel
                 weight = load(w, where, zero)
                 gradient = zero
-                for r in range(first_row, row):
-                    gr = load(g, g_base + r * channels, zero)
+                for row in range(at(rows, path), at(rows, path + 1)):
+                    gr = load(g, g_base + at(target, row) * channels, zero)
                     scaled = multiply(weight, gr)
                     inner = zero
-                    k = at(pairs, r)
-                    while k < at(pairs, r + 1):
+                    for k in range(at(pairs, row), at(pairs, row + 1)):
                         xk = load(x, x_base + at(source, k) * channels, zero)
                         inner = multiply_add(at(a, k * lanes + lane), xk, inner)
                         change = total(multiply(scaled, xk))
                         if channel > 0:
                             change += at(da, k * lanes + lane)
                         put(da, k * lanes + lane, change)
-                        k += 1
                     gradient = multiply_add(gr, inner, gradient)
                 store(out_w, where, gradient)
 
 
 @njit
-def _edge_block_tangent(words, count, ids, a, b, da, lane_zero, zero):
-    """As `_edge_block` for the derivative along dx, of the weights and, as B, of the harmonics."""
-    channels, n_paths, lanes = at(words, _CHANNELS), at(words, _N_PATHS), lanes_of(lane_zero)
-    row_path, pairs, source = (
-        pointer(at(words, _ROW_PATH), 0),
-        pointer(at(words, _PAIRS), 0),
-        pointer(at(words, _SOURCE), 0),
-    )
-    gathered, summed = pointer(at(words, _FROM), 0), pointer(at(words, _TO), 0)
+def _edge_block_tangent(words, count, block, a, b, da, lane_zero, zero):
+    """As `_edge_block` for the derivative along dx, dw and, as B, the direction of the harmonics."""
+    channels, lanes = at(words, _CHANNELS), lanes_of(lane_zero)
+    rows, target = pointer(at(words, _ROWS), 0), pointer(at(words, _TARGET), 0)
+    pairs, source = pointer(at(words, _PAIRS), 0), pointer(at(words, _SOURCE), 0)
     x, w, g = pointer(at(words, _X), zero), pointer(at(words, _W), zero), pointer(at(words, _G), zero)
-    dx, dw = pointer(at(words, _DX), zero), pointer(at(words, _DW), zero)
-    out_w, n_rows, moving = pointer(at(words, _OUT_W), zero), at(words, _M_OUT), at(words, _DX) != 0
+    dx, dw, moving = pointer(at(words, _DX), zero), pointer(at(words, _DW), zero), at(words, _DX) != 0
+    out_w = pointer(at(words, _OUT_W), zero)
     for channel in range(0, channels, lanes_of(zero)):
-        row = 0
-        for path in range(n_paths):
-            first_row = row
-            while row < n_rows and at(row_path, row) == path:
-                row += 1
-            for lane in range(count):
-                edge = at(ids, lane)
-                x_base = at(gathered, edge) * at(words, _M_IN) * channels + channel
-                g_base = at(summed, edge) * n_rows * channels + channel
-                where = (edge * n_paths + path) * channels + channel
+        for lane in range(count):
+            x_base, g_base = at(block, _AT_X + lane) + channel, at(block, _AT_G + lane) + channel
+            for path in range(at(words, _N_PATHS)):
+                where = at(block, _AT_W + lane) + path * channels + channel
                 weight, turn = load(w, where, zero), load(dw, where, zero)
                 gradient = zero
-                for r in range(first_row, row):
-                    gr = load(g, g_base + r * channels, zero)
+                for row in range(at(rows, path), at(rows, path + 1)):
+                    gr = load(g, g_base + at(target, row) * channels, zero)
                     scaled, turned = multiply(weight, gr), multiply(turn, gr)
                     inner = zero
-                    k = at(pairs, r)
-                    while k < at(pairs, r + 1):
+                    for k in range(at(pairs, row), at(pairs, row + 1)):
                         here = x_base + at(source, k) * channels
                         xk = load(x, here, zero)
                         inner = multiply_add(at(b, k * lanes + lane), xk, inner)
@@ -347,7 +336,6 @@ def _edge_block_tangent(words, count, ids, a, b, da, lane_zero, zero):
                         if channel > 0:
                             change += at(da, k * lanes + lane)
                         put(da, k * lanes + lane, change)
-                        k += 1
                     gradient = multiply_add(gr, inner, gradient)
                 store(out_w, where, gradient)
 
@@ -355,7 +343,7 @@ def _edge_block_tangent(words, count, ids, a, b, da, lane_zero, zero):
 @njit
 def _edges(words, lane_zero, zero):
     """The gradients of every edge, or their derivative when directions are given."""
-    ids, by_lane, a, b, da = _scratch(words, lane_zero)
+    block, by_lane, a, b, da = _scratch(words, lane_zero)
     tangent = at(words, _DY) != 0
     y, dy, out_y = pointer(at(words, _Y), zero), pointer(at(words, _DY), zero), pointer(at(words, _OUT_Y), zero)
     n_edges, lanes = at(words, _N_EDGES), lanes_of(lane_zero)
@@ -364,14 +352,14 @@ def _edges(words, lane_zero, zero):
         if first >= n_edges:
             break
         count = min(lanes, n_edges - first)
-        _block(words, first, count, ids, lane_zero)
-        _contract(words, y, ids, by_lane, a, lane_zero)
+        _block(words, first, count, block, lane_zero)
+        _contract(words, y, block, by_lane, a, lane_zero)
         if tangent:
-            _contract(words, dy, ids, by_lane, b, lane_zero)
-            _edge_block_tangent(words, count, ids, a, b, da, lane_zero, zero)
+            _contract(words, dy, block, by_lane, b, lane_zero)
+            _edge_block_tangent(words, count, block, a, b, da, lane_zero, zero)
         else:
-            _edge_block(words, count, ids, a, da, lane_zero, zero)
-        _expand(words, da, ids, count, by_lane, out_y, lane_zero)
+            _edge_block(words, count, block, a, da, lane_zero, zero)
+        _expand(words, da, block, count, by_lane, out_y, lane_zero)
 
 
 @cache
@@ -436,7 +424,7 @@ def edge_gradients(
     tables: Tables, edges: Edges, x: Tensor, y: Tensor, w: Tensor, g: Tensor, direction: Direction | None = None
 ) -> tuple[Tensor, Tensor]:
     """Gradients to harmonics (E, M_sh) and weights (E, P, C) for the gradient g (N, M_out, C) of the sums, or their
-    derivative along (dx, dy, dw). The result's components must be in the order of the paths."""
+    derivative along (dx, dy, dw)."""
     out_y, out_w = torch.empty_like(y), torch.empty_like(w)
     dx, dy, dw = direction or (None, None, None)
     tensors = {_X: x, _Y: y, _W: w, _G: g, _DX: dx, _DY: dy, _DW: dw, _OUT_Y: out_y, _OUT_W: out_w}

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import binding, ir
-from numba import cfunc, types
+from numba import cfunc, extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
+intrinsic: Any = extending.intrinsic  # its results are called without the context that they are declared with
 _LLVM = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.int64: ir.IntType(64)}
 _FAST = ("contract", "reassoc", "nsz")  # no assumption about NaN and infinity: they must pass through
 
@@ -180,6 +181,20 @@ def draw(context: Any, words: Any, index: Any, amount: Any) -> Any:
         return builder.atomic_rmw("add", builder.gep(args[0], [args[1]]), args[2], "monotonic")
 
     return types.int64(words, types.int64, types.int64), code
+
+
+@intrinsic
+def prefetch(context: Any, base: Any, index: Any) -> Any:
+    """Asks for the cache line of base[index], to be read soon."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number, where = ir.IntType(32), builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [where.type, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [where.type], kind)
+        builder.call(function, [where, *(ir.Constant(number, n) for n in (0, 2, 1))])  # read, second-level cache, data
+        return context.get_dummy_value()
+
+    return types.void(base, types.int64), code
 
 
 @cache
