@@ -17,7 +17,7 @@ from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
 from fireassay.nn.embedding import SpeciesIndex
-from fireassay.nn.equivariant import EquivariantLinear, Gate
+from fireassay.nn.equivariant import EquivariantLinear, Gate, SpeciesOrder, species_order
 from fireassay.nn.mlp import ScalarMLP
 from fireassay.nn.radial import BesselBasis
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
@@ -99,12 +99,13 @@ class NequIP(LocalPotential):
 
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Atom energies (N,) in eV relative to isolated atoms, and the last layer's even scalars (N, channels)."""
-        species = self.index(graph.atomic_numbers)
+        rows = self.index(graph.atomic_numbers)
+        species = species_order(rows, len(self.index))
         vectors = edge_vectors(graph)
         harmonics = spherical_harmonics(self.l_max, vectors)
         basis = self.basis(torch.linalg.vector_norm(vectors, dim=1))  # (E, n_basis)
         order = edge_order(graph.centre, graph.neighbour, graph.n_atoms)
-        features = self.embedding.index_select(0, species).unsqueeze(1)  # (N, 1, C)
+        features = self.embedding.index_select(0, rows).unsqueeze(1)  # (N, 1, C)
         for layer in self.layers:
             features = layer(features, harmonics, basis, species, graph, order)
         scalars = features.squeeze(1)
@@ -149,8 +150,8 @@ class InteractionBlock(nn.Module):
         paths = Coupling.of(irreps_in, harmonics, self.gate.irreps_in).paths
         used = Irreps(irrep for block, irrep in enumerate(irreps_in) if any(block == path[0] for path in paths))
         self.coupling = Coupling.of(used, harmonics, self.gate.irreps_in)
-        self.scale = 1 / sqrt(average_neighbours)  # eq. 8
-        self.linear = EquivariantLinear(irreps_in, used, channels, channels, generator)
+        gain = 1 / sqrt(average_neighbours)  # of eq. 8, moved before the sum
+        self.linear = EquivariantLinear(irreps_in, used, channels, channels, generator, gain=gain)
         n_paths = len(self.coupling.paths)
         self.radial = ScalarMLP((*radial_widths, n_paths * channels), generator)  # eq. 7
         self.mix = EquivariantLinear(self.coupling.irreps_out, self.gate.irreps_in, channels, channels, generator)
@@ -161,11 +162,11 @@ class InteractionBlock(nn.Module):
             )
 
     def forward(
-        self, features: Tensor, harmonics: Tensor, basis: Tensor, species: Tensor, graph: Graph, order: EdgeOrder
+        self, features: Tensor, harmonics: Tensor, basis: Tensor, species: SpeciesOrder, graph: Graph, order: EdgeOrder
     ) -> Tensor:
         """(N, M_in, C) to (N, M_out, C)."""
         weights = self.radial(basis).unflatten(1, (len(self.coupling.paths), -1))  # (E, P, C)
-        messages = self.linear(features) * self.scale
+        messages = self.linear(features)
         messages = convolution(messages, harmonics, weights, graph.centre, graph.neighbour, self.coupling, order)
         messages = self.mix(messages)
         if self.self_connection is not None:

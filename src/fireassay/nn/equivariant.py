@@ -6,11 +6,13 @@ Features are (N, M, C): N atoms, M = sum of 2l + 1 over the blocks of an `Irreps
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fireassay.errors import InputError
+from fireassay.nn.equivariant_numba import Blocks, SpeciesOrder, channel_step, product, weight_gradient
 from fireassay.nn.mlp import SILU_NORM, TANH_NORM
 from fireassay.nn.so3 import Irrep, Irreps
 
@@ -21,8 +23,9 @@ class EquivariantLinear(nn.Module):
     `paths` are the pairs (block of irreps_in, block of irreps_out) of equal irrep, ordered by the first, then the
     second; `weight` is (P, C_in, C_out), or (Z, P, C_in, C_out) when `n_species` is given: the weights are then those
     of the atom's species, which is e3nn's FullyConnectedTensorProduct with one-hot attributes. Weights are drawn from
-    the standard normal distribution and scaled by 1 / sqrt(fan in), the number of input channels of the irrep;
+    the standard normal distribution and scaled by gain / sqrt(fan in), the number of input channels of the irrep;
     `count_species` counts the one-hot attributes too, as e3nn does. A block of irreps_out without a path is zero.
+    Differentiable to every order.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class EquivariantLinear(nn.Module):
         generator: torch.Generator,
         n_species: int | None = None,
         count_species: bool = False,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.irreps_in, self.irreps_out = irreps_in, irreps_out
@@ -44,51 +48,92 @@ class EquivariantLinear(nn.Module):
         lead = () if n_species is None else (n_species,)
         shape = (*lead, len(self.paths), channels_in, channels_out)
         self.weight = nn.Parameter(torch.randn(shape, generator=generator))
-        species = n_species if n_species is not None and count_species else 1
-        self._groups = [
-            _Group(irrep, irreps_in, irreps_out, self.paths, channels_in * species)
-            for irrep in dict.fromkeys(irreps_out)
-        ]
+        counted = n_species if n_species is not None and count_species else 1
+        fan = [irreps_in.count(irreps_in[i]) * channels_in * counted for i, _ in self.paths]
+        scales = [gain / sqrt(size) for size in fan]
+        rows_in, rows_out = ([s.start for s in irreps.slices] for irreps in (irreps_in, irreps_out))
+        sizes_in, sizes_out = ([block.dim for block in irreps] for irreps in (irreps_in, irreps_out))
+        back = [(o, i) for i, o in self.paths]
+        self._maps = _Maps(
+            Blocks(rows_in, rows_out, sizes_out, irreps_in.dim, irreps_out.dim, self.paths, scales),
+            Blocks(rows_out, rows_in, sizes_in, irreps_out.dim, irreps_in.dim, back, scales),
+        )
+        self._scales = scales
 
-    def forward(self, features: Tensor, species: Tensor | None = None) -> Tensor:
-        """(N, M_in, C_in) to (N, M_out, C_out); `species` (N,) are rows of the weight if it has any."""
-        n = features.shape[0]
-        out: list[Tensor] = [features] * len(self.irreps_out)
-        for group in self._groups:
-            n_in, n_out, dim = len(group.inputs), len(group.outputs), group.dim
-            if n_in == 0:
-                mixed = features.new_zeros(n, dim, n_out * self.channels_out)
+    def forward(self, features: Tensor, species: Tensor | SpeciesOrder | None = None) -> Tensor:
+        """(N, M_in, C_in) to (N, M_out, C_out).
+
+        `species`, when the weights need them, are their rows (N,) or, shared by several layers, `species_order`.
+        """
+        if isinstance(species, Tensor):
+            species = species_order(species, self.weight.shape[0])
+        step = channel_step(features.dtype)
+        if features.device.type != "cpu" or self.channels_in % step or self.channels_out % step:
+            return self.reference(features, None if species is None else species.species)
+        return _Linear.apply(features, self.weight, species, self._maps)  # type: ignore[return-value]
+
+    def reference(self, features: Tensor, species: Tensor | None = None) -> Tensor:
+        """As `forward`, by one matrix product per path, on any device; `species` (N,) are rows of the weight."""
+        blocks = [features.new_zeros(len(features), b.dim, self.channels_out) for b in self.irreps_out]
+        for path, (i, o) in enumerate(self.paths):
+            x, weight = features[:, self.irreps_in.slices[i]], self.weight[..., path, :, :] * self._scales[path]
+            if species is None:
+                blocks[o] = blocks[o] + x @ weight
             else:
-                blocks = torch.cat([features[:, s].unsqueeze(2) for s in group.inputs], 2)  # (N, dim, n_in, C_in)
-                weight = self.weight[..., group.paths, :, :] * group.scale
-                weight = weight.unflatten(-3, (n_in, n_out)).transpose(-3, -2)  # (..., n_in, C_in, n_out, C_out)
-                weight = weight.flatten(-2).flatten(-3, -2)  # (..., n_in C_in, n_out C_out)
-                mixed = _product(blocks.flatten(2), weight, species)
-            mixed = mixed.view(n, dim, n_out, self.channels_out)
-            for k, position in enumerate(group.outputs):
-                out[position] = mixed[:, :, k]
-        return torch.cat(out, 1)
+                every = torch.einsum("nmc,zcd->nzmd", x, weight)
+                blocks[o] = blocks[o] + every[torch.arange(len(species), device=species.device), species]
+        return torch.cat(blocks, 1)
 
 
-class _Group:
-    """The blocks of one irrep."""
-
-    def __init__(
-        self, irrep: Irrep, irreps_in: Irreps, irreps_out: Irreps, paths: tuple[tuple[int, int], ...], fan: int
-    ) -> None:
-        self.dim = irrep.dim
-        self.inputs = [s for s, block in zip(irreps_in.slices, irreps_in, strict=True) if block == irrep]
-        self.scale = 1 / sqrt(max(len(self.inputs), 1) * fan)
-        self.outputs = [o for o, block in enumerate(irreps_out) if block == irrep]
-        self.paths = [p for p, (i, _) in enumerate(paths) if irreps_in[i] == irrep]  # input by input
+def species_order(species: Tensor, n_species: int) -> SpeciesOrder:
+    """The atoms sorted by their rows (N,) in the per-species tables, built once and shared by all layers."""
+    starts = species.new_zeros(n_species + 1)
+    torch.cumsum(torch.bincount(species, minlength=n_species), 0, out=starts[1:])
+    return SpeciesOrder(species, torch.argsort(species, stable=True), starts)
 
 
-def _product(blocks: Tensor, weight: Tensor, species: Tensor | None) -> Tensor:
-    """(N, dim, K) times (K, O), or (Z, K, O) with one row of Z per atom."""
-    if species is None:
-        return blocks @ weight
-    every = torch.einsum("ndk,zko->zndo", blocks, weight)
-    return every[species, torch.arange(len(species), device=species.device)]
+class _Maps(NamedTuple):
+    direct: Blocks
+    transposed: Blocks
+
+    def exchanged(self) -> _Maps:
+        return _Maps(self.transposed, self.direct)
+
+
+class _Linear(torch.autograd.Function):
+    """L(x, W); its gradients are L with input and output exchanged, and `_WeightGradient`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, atoms: SpeciesOrder | None, maps: _Maps) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.atoms, ctx.maps = atoms, maps
+        return product(maps.direct, x, weight, atoms)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        (x, weight), (g,), atoms, maps = ctx.saved_tensors, gradients, ctx.atoms, ctx.maps
+        gx = _Linear.apply(g, weight.transpose(-1, -2), atoms, maps.exchanged()) if ctx.needs_input_grad[0] else None
+        gw = _WeightGradient.apply(x, g, atoms, maps) if ctx.needs_input_grad[1] else None
+        return gx, gw, None, None
+
+
+class _WeightGradient(torch.autograd.Function):
+    """dS/dW of S = sum of g L(x, W); bilinear in x and g."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, g: Tensor, atoms: SpeciesOrder | None, maps: _Maps) -> Tensor:
+        x, g = x.contiguous(), g.contiguous()
+        ctx.save_for_backward(x, g)
+        ctx.atoms, ctx.maps = atoms, maps
+        return weight_gradient(maps.direct, x, g, atoms)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        (x, g), (u,), atoms, maps = ctx.saved_tensors, gradients, ctx.atoms, ctx.maps
+        gx = _Linear.apply(g, u.transpose(-1, -2), atoms, maps.exchanged()) if ctx.needs_input_grad[0] else None
+        gg = _Linear.apply(x, u, atoms, maps) if ctx.needs_input_grad[1] else None
+        return gx, gg, None, None
 
 
 class Gate(nn.Module):
