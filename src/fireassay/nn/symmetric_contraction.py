@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from math import comb, sqrt
 from typing import Any, NamedTuple
 
@@ -22,9 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from fireassay.errors import InputError
+from fireassay.nn import symmetric_contraction_numba
 from fireassay.nn.so3 import Irrep, Irreps, clebsch_gordan
+from fireassay.nn.symmetric_contraction_numba import Tables
 
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
@@ -113,8 +116,89 @@ class SymmetricContraction(nn.Module):
 
 
 def contract(features: Tensor, coefficients: Tensor, species: Tensor, polynomial: Polynomial) -> Tensor:
-    """The polynomial of features (N, M, C) with coefficients (Z, T, C) of each atom's species (N,): (N, M_out, C)."""
-    return contract_reference(features, coefficients, species, polynomial)
+    """The polynomial of features (N, M, C) with coefficients (Z, T, C) of each atom's species (N,): (N, M_out, C).
+
+    Twice differentiable in features and coefficients.
+    """
+    if not symmetric_contraction_numba.supports(features):
+        return contract_reference(features, coefficients, species, polynomial)
+    tables = _tables(polynomial)
+    return _Contract.apply(features.contiguous(), coefficients.contiguous(), species, tables)  # type: ignore[return-value]
+
+
+class _Contract(torch.autograd.Function):
+    """The fused polynomial."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, coefficients: Tensor, species: Tensor, tables: Tables) -> Tensor:
+        ctx.save_for_backward(features, coefficients, species)
+        ctx.tables, ctx.source = tables, coefficients.grad_fn
+        return symmetric_contraction_numba.values(tables, features, coefficients, species)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        features, coefficients, species = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1] and _is_wanted(ctx.source)
+        result = _Gradient.apply(features, coefficients, gradients[0].contiguous(), species, ctx.tables, wanted)
+        to_features, to_coefficients = result  # type: ignore[misc]
+        return to_features, to_coefficients, None, None
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradients of the polynomial; its own derivatives are those that training on forces needs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        coefficients: Tensor,
+        gradient: Tensor,
+        species: Tensor,
+        tables: Tables,
+        wanted: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.save_for_backward(features, coefficients, gradient, species)
+        ctx.tables = tables
+        ctx.set_materialize_grads(False)
+        kernels = symmetric_contraction_numba
+        to_features = kernels.gradient(tables, features, coefficients, species, gradient)
+        if not wanted:
+            return to_features, None
+        return to_features, kernels.coefficient_gradient(tables, len(coefficients), features, species, gradient)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along: Tensor | None, of_coefficients: Tensor | None) -> tuple[Tensor | None, ...]:
+        features, coefficients, gradient, species = ctx.saved_tensors
+        kernels, tables = symmetric_contraction_numba, ctx.tables
+        to_features = to_coefficients = to_gradient = None
+        if along is not None:
+            along = along.contiguous()
+            to_gradient, to_features = kernels.tangent(tables, features, coefficients, species, gradient, along)
+            if ctx.needs_input_grad[1]:
+                to_coefficients = kernels.coefficient_gradient(
+                    tables, len(coefficients), features, species, gradient, along
+                )
+        if of_coefficients is not None:
+            direction = of_coefficients.contiguous()
+            values = kernels.values(tables, features, direction, species)
+            slope = kernels.gradient(tables, features, direction, species, gradient)
+            to_gradient = values if to_gradient is None else to_gradient + values
+            to_features = slope if to_features is None else to_features + slope
+        return to_features, to_coefficients, to_gradient, None, None, None
+
+
+def _is_wanted(source: Any) -> bool:
+    """Whether the backward pass in progress goes on to `source`: forces need no gradient of the coefficients."""
+    try:
+        return source is None or torch._C._will_engine_execute_node(source)
+    except (AttributeError, RuntimeError):  # not a public function: without it, compute what may not be needed
+        return True
+
+
+@cache
+def _tables(polynomial: Polynomial) -> Tables:
+    return Tables(polynomial, polynomial.irreps_in.dim)
 
 
 def contract_reference(features: Tensor, coefficients: Tensor, species: Tensor, polynomial: Polynomial) -> Tensor:
@@ -206,7 +290,7 @@ class _Monomials:
         kept = sorted(needed, key=lambda q: (len(q), q))
         number = {q: i for i, q in enumerate(kept)}
         ends = np.cumsum([0, *(sum(len(q) == d for q in kept) for d in range(highest))])
-        degrees = tuple(slice(int(a), int(b)) for a, b in zip(ends, ends[1:], strict=False))
+        degrees = tuple(slice(int(a), int(b)) for a, b in pairwise(ends))
 
         def pairs(monomials: list[tuple[int, ...]]) -> tuple[Integers, Integers]:
             chosen = [split.get(q, ((), 0)) for q in monomials]
@@ -250,7 +334,7 @@ def _product(out: Irrep, left: Irrep, right: Irrep, values: Reals, multiply: Int
         return np.zeros((out.dim, size))
     coupling = clebsch_gordan(out.l, left.l, right.l).numpy() * sqrt(out.dim)
     entries = np.einsum("mab,aq->mqb", coupling, values)
-    product = np.stack([np.bincount(multiply.ravel(), row.ravel(), minlength=size) for row in entries])
+    product: Reals = np.stack([np.bincount(multiply.ravel(), row.ravel(), minlength=size) for row in entries])
     product[np.abs(product) < 1e-12] = 0
     return product
 
