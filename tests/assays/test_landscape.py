@@ -161,7 +161,9 @@ def test_weights_are_restored_bit_for_bit_after_success_error_and_interrupt(prec
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     potential, train = Network([1]), labelled(Network([1], seed=1), frames(3))
-    settings = LandscapeSettings(n_directions=4, points=5, normalisations=("filter", "published"), plane_points=3)
+    settings = LandscapeSettings(
+        n_directions=4, points=5, normalisations=("filter", "published"), plane_points=3, twin=False
+    )
     whole = landscape.run(potential, train, settings)
     calls = [0]
     inner = landscape.TrainingLoss.__call__
@@ -186,6 +188,29 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
         potential.hidden += 0.1  # other weights: nothing may be reused
     landscape.run(potential, train, settings, folder=tmp_path)
     assert calls[0] == 11 + 43 + 1 + 1 + 2 * (4 * 4 + 9)
+
+
+def test_a_twin_is_used_only_where_it_agrees():
+    class Twinned(Springs):
+        off = 0.0
+
+        def frozen(self):
+            calls[0] += 1
+            return Springs([x + self.off for x in self.stiffness.tolist()])
+
+    calls = [0]
+    train = labelled(Springs([1.0, 2.0]), frames(3))
+    settings = LandscapeSettings(n_directions=2, points=5)
+    plain = landscape.run(Twinned([1.0, 2.5]), train, LandscapeSettings(n_directions=2, points=5, twin=False))
+    assert calls[0] == 0
+    twin = landscape.run(Twinned([1.0, 2.5]), train, settings)
+    assert calls[0] == 1 + 2 * 4  # made anew at every point
+    assert twin.values["twin"].value
+    np.testing.assert_allclose(twin.arrays["filter.forces"], plain.arrays["filter.forces"])
+    Twinned.off = 0.01
+    wrong = landscape.run(Twinned([1.0, 2.5]), train, settings)
+    assert not wrong.values["twin"].value
+    np.testing.assert_allclose(wrong.arrays["filter.forces"], plain.arrays["filter.forces"])
 
 
 def test_progress_counts_every_point_once():

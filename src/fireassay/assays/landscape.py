@@ -114,7 +114,11 @@ class LandscapeSettings(Settings):
         default=0, ge=0, description="points a side of a plane of the first two directions; 0 for none"
     )
     plane_span: float = Field(default=1.0, gt=0, description="a plane runs from -plane_span to plane_span")
-    max_edges: int = Field(default=5_000, ge=1, description="edges of one batch")
+    twin: bool = Field(
+        default=True,
+        description="evaluate the frozen equivalent where it gives the loss of the trained weights to 1e-4",
+    )
+    max_edges: int = Field(default=10_000, ge=1, description="edges of one batch")
     max_structures: int = Field(default=256, ge=1, description="structures of one batch")
 
 
@@ -126,22 +130,24 @@ class Surfaces(NamedTuple):
 
 
 class TrainingLoss:
-    """The two losses on a data set that is cut into batches once."""
+    """The two losses on a data set that is cut into batches once.
 
-    def __init__(
-        self, potential: Potential, batches: Sequence[Batch], *, energies: bool = True, forces: bool = True
-    ) -> None:
-        self.potential, self.batches, self.energies, self.forces = potential, batches, energies, forces
+    With `twin` they are those of the potential's frozen equivalent, which is made anew at every call.
+    """
+
+    def __init__(self, potential: Potential, batches: Sequence[Batch], twin: bool = False) -> None:
+        self.potential, self.batches, self.twin = potential, batches, twin
         self.sizes = [torch.bincount(b.graph.structure, minlength=b.graph.n_structures) for b in batches]
         self.n_energies = sum(int(b.labels.has_energy.sum()) for b in batches)
         self.n_forces = 3 * sum(int(b.labels.has_forces.sum()) for b in batches)
 
     def __call__(self) -> tuple[float, float]:
         """(eV/atom, eV/Å) with the weights that the potential has now."""
+        potential = self.potential.frozen() if self.twin else self.potential
         squares = torch.zeros(2, dtype=torch.float64, device=self.batches[0].graph.positions.device)
         for batch, sizes in zip(self.batches, self.sizes, strict=True):
             labels = batch.labels
-            found = self.potential.predict(batch.graph, forces=self.n_forces > 0)
+            found = potential.predict(batch.graph, forces=self.n_forces > 0)
             energy = torch.where(labels.has_energy, (found.energy - labels.energy) / sizes, 0.0)
             squares[0] += energy.to(torch.float64).square().sum()
             if found.forces is not None:
@@ -225,6 +231,7 @@ def run(
                 _draw_surfaces(probe, normalisation, t, store, settings, values, arrays)
         finally:
             progress.stop()
+        values["twin"] = Quantity(loss.twin)
         values["grid_points_per_second"] = Quantity(probe.pace, "1/s")
     values["n_weights"] = Quantity(sum(w.parameter.numel() for w in weights))
     values["n_frames"] = Quantity(len(dataset))
@@ -251,6 +258,9 @@ class _Probe:
         done += sum(plane for n in s.normalisations if plane and store.has(f"{n}-plane"))
         self.progress.start(self.title, len(s.normalisations) * (s.n_directions * line + plane), done)
         self.minimum = self.loss()
+        if s.twin:
+            self.loss.twin = True
+            self.loss.twin = np.allclose(self.loss(), self.minimum, rtol=1e-4, atol=1e-12, equal_nan=True)
         return self.minimum
 
     def at(self, offset: Tensor | None) -> tuple[float, float]:
