@@ -10,7 +10,6 @@ from ase import units as ase_units
 from ase.build import bulk
 from ase.md.nvtberendsen import NVTBerendsen
 from ase.md.verlet import VelocityVerlet as AseVelocityVerlet
-from toys import Pair
 
 from fireassay.data.graph import Graph
 from fireassay.errors import InputError
@@ -29,6 +28,7 @@ from fireassay.simulation.state import (
 )
 from fireassay.simulation.thermostats import Berendsen
 from fireassay.units import ACCELERATION, BOLTZMANN
+from toys import Pair
 
 
 class Springs:

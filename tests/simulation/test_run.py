@@ -9,7 +9,6 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from toys import Pair
 
 from fireassay.data.graph import Graph
 from fireassay.data.structure import Structure
@@ -28,6 +27,7 @@ from fireassay.simulation.observers import LastFrames, Recorder
 from fireassay.simulation.run import Simulation, simulate
 from fireassay.simulation.state import State, from_structures, generators, maxwell_boltzmann, replicate
 from fireassay.simulation.thermostats import Berendsen
+from toys import Pair
 
 
 class Free:
@@ -88,9 +88,11 @@ def test_long_bonds_are_judged_by_their_stretch():
     bonds = bond_criterion([disulphide], state)
     assert bonds is not None
     assert sorted(bonds.limit.tolist()) == pytest.approx([2.0, 2.0, 2.55])
-    absolute = bond_criterion([disulphide], state, 2.0, None)
+    with pytest.raises(InputError, match=r"1 bonds start beyond their limit, one at 2.05 Å of 2.00"):
+        bond_criterion([disulphide], state, 2.0, None)
+    absolute = bond_criterion([disulphide], state, 2.1, None)
     assert absolute is not None
-    assert absolute.limit.tolist() == [2.0, 2.0, 2.0]
+    assert absolute.limit.tolist() == [2.1, 2.1, 2.1]
     stretched = bond_criterion([disulphide], state, None, 0.5)
     assert stretched is not None
     assert sorted(stretched.limit.tolist()) == pytest.approx([1.84, 1.84, 2.55])
@@ -109,7 +111,7 @@ def test_bonds_across_a_boundary_are_followed_without_wrapping():
     bonds = bond_criterion([structure] * 2, state)
     assert bonds is not None
     run = simulate(Free(), state, VelocityVerlet(1.0), 60, criteria=[bonds])
-    assert one_failure(run, 1, "bond_length").step == 32  # |1.1 - 0.1 t| > 2
+    assert one_failure(run, 1, "bond_length").step in (31, 32)  # |1.1 - 0.1 t| > 2, to rounding
 
 
 def test_metals_have_no_bonds():
@@ -198,7 +200,10 @@ def hot(n: int = 6) -> State:
 
 def test_the_survivors_do_not_notice_who_leaves():
     """To the last bit here; a network may group its sums differently in a smaller batch, which costs rounding."""
-    noise = lambda: Noise(generators(2, 6))
+
+    def noise() -> Noise:
+        return Noise(generators(2, 6))
+
     state = hot()
     free = simulate(
         Pair(cutoff=4.0), state, Langevin(2.0, 600.0, 0.01, noise()), 40, observers=[Recorder(1, ("positions",))]

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fireassay.data.graph import Graph
-from fireassay.data import neighbours
-from fireassay.data.structure import Structure
+from fireassay.data.neighbours import batched_neighbour_list
 from fireassay.errors import InputError
 
 
@@ -66,12 +65,12 @@ class VerletList:
             atom = int((~torch.isfinite(positions)).any(1).nonzero()[0, 0])
             raise InputError(f"atom {atom} is at {positions[atom].tolist()} Å; positions must be finite")
         if self.cutoff > 0:
-            centre, neighbour, shift = _pairs(positions, cell, pbc, structure, self.cutoff + self.skin)
+            centre, neighbour, shift = batched_neighbour_list(positions, cell, pbc, structure, self.cutoff + self.skin)
         else:
             centre = neighbour = structure.new_zeros(0)
             shift = structure.new_zeros((0, 3))
         vectors = None
-        if bool(shift.any()):
+        if len(centre) and bool(pbc.any()):
             order = _ordered(centre, neighbour, shift, len(positions))
             centre, neighbour, shift = centre[order], neighbour[order], shift[order]
             cells = cell.index_select(0, structure.index_select(0, centre))
@@ -88,7 +87,7 @@ class VerletList:
             return False
         if not torch.equal(current.pbc, pbc):
             return False
-        moved = torch.sub(positions, current.reference).square_().sum(1).max()
+        moved = torch.mv(torch.sub(positions, current.reference).square_(), positions.new_ones(3)).max()
         return bool(moved <= (self.skin / 2) ** 2)  # False for NaN
 
 
@@ -150,23 +149,3 @@ def _prune(
             near_shift[count] = shift[e]
         count += squared < cutoff * cutoff
     return near_centre[:count], near_neighbour[:count], near_shift[:count], np.sqrt(length[:count])
-
-
-def _pairs(
-    positions: Tensor, cell: Tensor, pbc: Tensor, structure: Tensor, cutoff: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    batched = getattr(neighbours, "batched_neighbour_list", None)
-    if batched is not None:
-        return batched(positions, cell, pbc, structure, cutoff)
-    found, start = [], 0
-    for row, size in enumerate(torch.bincount(structure, minlength=cell.shape[0]).tolist()):
-        one = Structure(
-            np.zeros(size, dtype=np.int64),
-            positions[start : start + size].double().cpu().numpy(),
-            cell[row].double().cpu().numpy(),
-            pbc[row].cpu().numpy(),
-        )
-        i, j, s = neighbours.neighbour_list(one, cutoff)
-        found.append((i + start, j + start, s))
-        start += size
-    return tuple(torch.from_numpy(np.concatenate([f[k] for f in found])).to(positions.device) for k in range(3))  # type: ignore

@@ -15,7 +15,7 @@ from fireassay.data.graph import Graph
 from fireassay.data.neighbours import neighbour_list
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.simulation.state import State, sum_per_replica
+from fireassay.simulation.state import State, sizes, squared_norm
 from fireassay.units import BOLTZMANN
 
 NONMETALS = frozenset((1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 51, 52, 53, 54, 85, 86))
@@ -198,7 +198,7 @@ class TemperatureRange:
     def breaches(self, moment: Moment) -> list[Breach]:
         """The replicas outside, and the atom that is fastest for its mass."""
         state, now = moment.after, self._temperature(moment)
-        energy = state.velocities.square().sum(1) * state.masses
+        energy = squared_norm(state.velocities) * state.masses
         found = []
         for row in self.violations(moment).nonzero().flatten().tolist():
             hottest = int(torch.where(state.structure == row, energy, -1.0).argmax())
@@ -223,9 +223,8 @@ class EnergyJump:
     unit: str = "eV/atom"
 
     def _jump(self, moment: Moment) -> Tensor:
-        sizes = sum_per_replica(torch.ones_like(moment.after.masses), moment.after)
         total = moment.after.energy + moment.kinetic - moment.before.energy - moment.kinetic_before
-        return total.abs() / sizes
+        return total.abs() / sizes(moment.after)
 
     def violations(self, moment: Moment) -> Tensor:
         """(R,)"""
@@ -234,7 +233,7 @@ class EnergyJump:
     def breaches(self, moment: Moment) -> list[Breach]:
         """The replicas that jumped, and the atom with the largest force."""
         state, jump = moment.after, self._jump(moment)
-        strength = state.forces.square().sum(1)
+        strength = squared_norm(state.forces)
         found = []
         for row in (jump > self.limit).nonzero().flatten().tolist():
             strongest = int(torch.where(state.structure == row, strength, -1.0).argmax())
@@ -247,7 +246,7 @@ class EnergyJump:
 
 
 class Connectivity(NamedTuple):
-    """The bonds of a structure: atoms (B, 2), lattice vectors (B, 3) Å from the first's cell to the second's, lengths."""
+    """The bonds of a structure: atoms (B, 2), lattice vectors (B, 3) Å to the second atom's cell, lengths (B,) Å."""
 
     pairs: np.ndarray
     image: np.ndarray
@@ -255,9 +254,9 @@ class Connectivity(NamedTuple):
 
 
 def connectivity(structure: Structure, tolerance: float = 1.25) -> Connectivity:
-    """Pairs of nonmetals closer than `tolerance` times the sum of their covalent radii (Cordero et al., 2008), once each.
+    """Pairs of nonmetals closer than `tolerance` times the sum of their covalent radii, once each.
 
-    Metals have neighbours, not bonds: they are left out.
+    Radii are those of Cordero et al., Dalton Trans. 2008, 2832. Metals have neighbours, not bonds: they are left out.
     """
     numbers = structure.atomic_numbers
     radii = covalent_radii[numbers]
@@ -280,12 +279,12 @@ def bond_criterion(
 
     The limit is `longest` Å for bonds that are at least 0.3 Å shorter to begin with, and the starting length plus
     `stretch` Å for the others (an S-S or C-I bond is longer than 2 Å when all is well). Either may be None: then the
-    other holds for all. Raises InputError when both are.
+    other holds for all. Raises InputError when both are, or when a bond is beyond its limit to begin with.
     """
     if longest is None and stretch is None:
         raise InputError("a bond criterion needs a longest length or a stretch in Å; give one of them")
-    sizes = [len(s) for s in structures]
-    starts = np.cumsum(sizes) - sizes
+    counts = [len(s) for s in structures]
+    starts = np.cumsum(counts) - counts
     bonds: dict[int, Connectivity] = {id(s): connectivity(s) for s in structures}
     found = [bonds[id(s)] for s in structures]
     if not sum(len(b.pairs) for b in found):
@@ -295,6 +294,12 @@ def bond_criterion(
     limit = stretched if longest is None else np.where(length <= longest - 0.3, longest, stretched)
     if longest is not None and stretch is None:
         limit = np.full_like(length, longest)
+    beyond = np.flatnonzero(length >= limit)
+    if len(beyond):
+        raise InputError(
+            f"{len(beyond)} bonds start beyond their limit, one at {length[beyond[0]]:.2f} Å of {limit[beyond[0]]:.2f}; "
+            "raise the limit, or give a stretch"
+        )
     place = {"dtype": state.positions.dtype, "device": state.positions.device}
     pairs = np.concatenate([b.pairs + start for b, start in zip(found, starts, strict=True)])
     return Bonds(

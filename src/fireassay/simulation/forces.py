@@ -27,14 +27,17 @@ class Forces:
     """Maps a state to the same state with forces and energies of its positions.
 
     Positions go to the potential in its own dtype, edges in the order of their centres and none beyond its cutoff. A
-    `Potential` is replaced by its `frozen()` equivalent. `reach` in Å makes the list see at least that far, for criteria
-    that look at short distances with a predictor that needs no edges. After a call `graph`, `length` (E,) Å and
-    `prediction` tell what was seen and said; `seconds` adds up the time spent in the predictor alone.
+    `Potential` is replaced by its `frozen()` equivalent. `reach` in Å makes the list see at least that far, for
+    criteria that look at short distances with a predictor that needs no edges. After a call `graph`, `length` (E,) Å
+    and `prediction` tell what was seen and said; `seconds` adds up the time spent in the predictor alone.
 
-    Raises InputError when an element is unknown to the potential.
+    Batches of more than `max_edges` edges are given to the potential in parts, which bounds its memory.
     """
 
-    def __init__(self, predictor: Predictor, *, skin: float = 1.0, reach: float = 0.0) -> None:
+    def __init__(
+        self, predictor: Predictor, *, skin: float = 1.0, reach: float = 0.0, max_edges: int | None = None
+    ) -> None:
+        self.max_edges = max_edges
         self.dtype = dtype_of(predictor)
         self.predictor = predictor.frozen() if isinstance(predictor, Potential) else predictor
         self.cutoff = max(float(getattr(predictor, "cutoff", 0.0)), reach)
@@ -57,7 +60,8 @@ class Forces:
         )
         self.graph = graph._replace(positions=graph.positions.to(self.dtype), cell=graph.cell.to(self.dtype))
         began = time.perf_counter()
-        self.prediction = self.predictor.predict(self.graph, forces=True, stress=False)
+        parts = [self.predictor.predict(part, forces=True, stress=False) for part in _parts(self.graph, self.max_edges)]
+        self.prediction = parts[0] if len(parts) == 1 else _joined(parts)
         self.seconds += time.perf_counter() - began
         self.calls += 1
         forces = self.prediction.forces
@@ -67,3 +71,37 @@ class Forces:
         return state._replace(
             forces=forces.to(state.positions.dtype), energy=self.prediction.energy.to(state.energy.dtype)
         )
+
+
+def _parts(graph: Graph, max_edges: int | None) -> list[Graph]:
+    """Runs of whole structures with at most `max_edges` edges each, or a single structure that has more."""
+    if max_edges is None or graph.n_edges <= max_edges or graph.n_structures == 1:
+        return [graph]
+    rows = torch.arange(graph.n_structures + 1, device=graph.structure.device)
+    atom_ends = torch.searchsorted(graph.structure, rows)
+    edge_ends = torch.searchsorted(graph.centre, atom_ends).tolist()
+    atoms = atom_ends.tolist()
+    parts, first = [], 0
+    for last in range(1, graph.n_structures + 1):
+        if last < graph.n_structures and edge_ends[last + 1] - edge_ends[first] <= max_edges:
+            continue
+        a, b, e, f = atoms[first], atoms[last], edge_ends[first], edge_ends[last]
+        parts.append(
+            Graph(
+                graph.atomic_numbers[a:b],
+                graph.positions[a:b],
+                graph.cell[first:last],
+                graph.pbc[first:last],
+                graph.structure[a:b] - first,
+                graph.centre[e:f] - a,
+                graph.neighbour[e:f] - a,
+                graph.shift[e:f],
+            )
+        )
+        first = last
+    return parts
+
+
+def _joined(parts: list[Prediction]) -> Prediction:
+    columns = zip(*parts, strict=True)
+    return Prediction(*(None if any(p is None for p in column) else torch.cat(column) for column in columns))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fireassay.errors import InputError
-from fireassay.simulation.state import State
+from fireassay.simulation.state import State, sizes
 from fireassay.units import ACCELERATION, BOLTZMANN
 
 ForceCall = Callable[[State], State]
@@ -114,7 +114,7 @@ class Noise:
         """Told of the replicas' sizes while all of them are there. Raises InputError when generators are too few."""
         if len(self._draws) != state.n_replicas:
             raise InputError(f"{len(self._draws)} noise generators for {state.n_replicas} replicas; give one for each")
-        self._sizes = torch.bincount(state.structure, minlength=state.n_replicas).tolist()
+        self._sizes = sizes(state).tolist()
 
     def at(self, step: int, state: State) -> Tensor:
         """R (N, 3) of step number `step`; steps must not go back behind the current block."""
@@ -194,8 +194,7 @@ class Langevin:
     def begin(self, state: State, forces: ForceCall) -> State:
         """The state with forces; the thermostat sets translation and rotation in motion, so they count."""
         self.noise.begin(state)
-        sizes = torch.bincount(state.structure, minlength=state.n_replicas)
-        return forces(state)._replace(degrees_of_freedom=(3 * sizes).to(state.degrees_of_freedom))
+        return forces(state)._replace(degrees_of_freedom=(3 * sizes(state)).to(state.degrees_of_freedom))
 
     def step(self, state: State, forces: ForceCall, step: int) -> State:
         """One step of BAOAB."""

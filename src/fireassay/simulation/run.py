@@ -66,6 +66,7 @@ def simulate(
     criteria: Sequence[Criterion] = (),
     skin: float = 1.0,
     reach: float = 0.0,
+    max_edges: int | None = None,
     progress: Progress | None = None,
     description: str = "molecular dynamics",
     checkpoint: Path | None = None,
@@ -75,7 +76,8 @@ def simulate(
 
     A failed replica leaves the batch at once and costs nothing more; the others go on with the same edges in the same
     order, hence with the same bits unless the potential rounds differently in a smaller batch. `NotFinite` is
-    always among the criteria. `reach` Å is how far the edges go at least, for criteria on distances.
+    always among the criteria. `reach` Å is how far the edges go at least, for criteria on distances;
+    `max_edges` bounds the memory of one call of the potential.
 
     With `checkpoint` (a file) the run is saved every `every` seconds and when it is interrupted; called again with
     the same arguments it goes on where it was and ends with the same numbers, bit for bit, as an uninterrupted run.
@@ -84,7 +86,7 @@ def simulate(
     Raises InputError when an element is unknown, or when the checkpoint belongs to another run.
     """
     progress = progress or Silent()
-    forces = Forces(predictor, skin=skin, reach=reach)
+    forces = Forces(predictor, skin=skin, reach=reach, max_edges=max_edges)
     forces.check(state)
     identity = _identity(predictor, state, integrator, n_steps)
     all_criteria = (NotFinite(), *criteria)

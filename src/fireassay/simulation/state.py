@@ -64,13 +64,15 @@ def from_structures(
     device: torch.device | str = "cpu",
     masses: Sequence[np.ndarray] | None = None,
 ) -> State:
-    """One replica per structure, at rest, forces and energies still NaN; masses (n,) amu are the elements' unless given.
+    """One replica per structure, at rest, forces and energies still NaN.
+
+    masses, one array (n,) in amu per structure, are the elements' unless given.
 
     Raises InputError when there is no structure or a mass is not positive.
     """
     if not structures:
         raise InputError("a simulation needs at least one structure")
-    sizes = torch.tensor([len(s) for s in structures])
+    counts = torch.tensor([len(s) for s in structures])
     numbers = torch.from_numpy(np.concatenate([s.atomic_numbers for s in structures]).astype(np.int64))
     weights = np.concatenate(list(masses)) if masses is not None else atomic_masses[numbers.numpy()]
     if len(weights) != len(numbers) or not (np.asarray(weights) > 0).all():
@@ -86,8 +88,8 @@ def from_structures(
         energy=torch.full((n,), torch.nan, dtype=torch.float64, device=device),
         cell=torch.from_numpy(np.stack([s.cell for s in structures])).to(device, dtype),
         pbc=torch.from_numpy(np.stack([s.pbc for s in structures]).astype(bool)).to(device),
-        structure=torch.repeat_interleave(torch.arange(n), sizes).to(device),
-        degrees_of_freedom=(3 * sizes).to(device, dtype),
+        structure=torch.repeat_interleave(torch.arange(n), counts).to(device),
+        degrees_of_freedom=(3 * counts).to(device, dtype),
         replica=torch.arange(n, device=device),
         atom=torch.arange(len(numbers), device=device),
     )
@@ -140,9 +142,19 @@ def sum_per_replica(values: Tensor, state: State) -> Tensor:
     return values.new_zeros((state.n_replicas, *values.shape[1:])).index_add_(0, state.structure, values)
 
 
+def sizes(state: State) -> Tensor:
+    """Atoms of each replica (R,) int64."""
+    return torch.bincount(state.structure, minlength=state.n_replicas)
+
+
+def squared_norm(vectors: Tensor) -> Tensor:
+    """|v|² (N,) of vectors (N, 3): as a product with a vector, several times faster than a sum over three columns."""
+    return torch.mv(vectors.square(), vectors.new_ones(3))
+
+
 def kinetic_energy(state: State) -> Tensor:
     """K = Σ m v² / 2 (R,) in eV."""
-    squared = state.velocities.square().sum(1) * state.masses
+    squared = squared_norm(state.velocities) * state.masses
     return sum_per_replica(squared, state) * (0.5 / ACCELERATION)
 
 
@@ -176,13 +188,13 @@ def maxwell_boltzmann(
             f"temperature {target.tolist()} K with {len(draws)} generators; needs T >= 0 and one generator for each "
             f"of the {state.n_replicas} replicas"
         )
-    sizes = torch.bincount(state.structure, minlength=state.n_replicas)
+    counts = sizes(state)
     normal = torch.cat(
-        [torch.randn(int(n), 3, generator=g, dtype=torch.float64) for n, g in zip(sizes, draws, strict=True)]
+        [torch.randn(n, 3, generator=g, dtype=torch.float64) for n, g in zip(counts.tolist(), draws, strict=True)]
     )
     spread = (BOLTZMANN * ACCELERATION * target.index_select(0, state.structure) / state.masses).sqrt()
     state = state._replace(
-        velocities=normal.to(spread) * spread.unsqueeze(1), degrees_of_freedom=(3 * sizes).to(spread)
+        velocities=normal.to(spread) * spread.unsqueeze(1), degrees_of_freedom=(3 * counts).to(spread)
     )
     if not translation:
         state = stop_translation(state)

@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fireassay.simulation.integrators import ForceCall, drift, kick
-from fireassay.simulation.state import State, sum_per_replica, temperature
+from fireassay.simulation.state import State, sizes, sum_per_replica, temperature
 
 
 def berendsen_scaling(state: State, timestep: float, target: float, time_constant: float) -> Tensor:
@@ -56,8 +55,7 @@ def berendsen_step(
 
 def _share_out_momentum(state: State) -> State:
     mass = state.masses.unsqueeze(1)
-    counts = sum_per_replica(torch.ones_like(mass), state)
-    mean = sum_per_replica(state.velocities * mass, state) / counts
+    mean = sum_per_replica(state.velocities * mass, state) / sizes(state).unsqueeze(1)
     return state._replace(velocities=state.velocities - mean.index_select(0, state.structure) / mass)
 
 
