@@ -22,8 +22,8 @@ _NOTES = {
 
 def normalisations(runs: Sequence[Run]) -> list[str]:
     """The normalisations that were recorded, the sound default first."""
-    names = [k.removesuffix(".energy") for r in runs for k in r.assays["landscape"].arrays if k.endswith(".energy")]
-    names += [k.removesuffix(".forces") for r in runs for k in r.assays["landscape"].arrays if k.endswith(".forces")]
+    keys = [key for run in runs for key in run.assays["landscape"].arrays if key.count(".") == 1]
+    names = [key.rpartition(".")[0] for kind in (".energy", ".forces") for key in keys if key.endswith(kind)]
     return sorted(dict.fromkeys(names), key=lambda name: (name != "filter", name))
 
 
