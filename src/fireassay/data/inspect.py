@@ -122,7 +122,7 @@ def inspect(
     coverage = _coverage(structures)
     counts = {"identical to an earlier frame": len(repeated.identical), "near (below 0.01 Å)": len(repeated.near)}
     findings = [
-        *_label_findings(frames, mapped, str(path), coverage),
+        *_label_findings(frames, mapped, keys, str(path), coverage),
         *unit_findings,
         *force_findings,
         *_periodicity_findings(periodicity),
@@ -248,7 +248,7 @@ def _forces(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]
     fixed = sum(bool(atoms.any() and not atoms.all()) for atoms in still)
     if fixed:
         findings.append(
-            f"{fixed} frames have atoms with forces of exactly zero: by symmetry, or were constraints applied to labels?"
+            f"{fixed} frames have atoms with forces of exactly zero: by symmetry, or by constraints on the labels?"
         )
     if net.max() > _NET_FORCE:
         findings.append(
@@ -301,9 +301,15 @@ def _units(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]:
     return evidence, findings
 
 
-def _label_findings(frames: list[Frame], mapped: Mapped, where: str, coverage: dict[str, float]) -> list[str]:
-    unread = unread_labels(frames, mapped, where)
-    lines = list(unread)
+def _label_findings(
+    frames: list[Frame],
+    mapped: Mapped,
+    keys: Mapping[str, str | None] | None,
+    where: str,
+    coverage: dict[str, float],
+) -> list[str]:
+    lines = list(unread_labels(frames, mapped, keys, where).values())
+    unread = list(lines)
     if mapped["energy"] is None and mapped["forces"] is None:
         lines.insert(0, f"{where}: no energies and no forces are read: nothing to train on")
     for label, names in lookalikes(frames, mapped).items():

@@ -117,16 +117,24 @@ def _could_be(label: str, key: str, value: Any, n_atoms: int) -> bool:
     return is_numeric(value) and value.size in (6, 9) and value.shape[0] != n_atoms
 
 
-def unread_labels(frames: Sequence[Frame], mapped: Mapped, where: str) -> list[str]:
-    """One line for each label that the file seems to hold under a key that is not read, with the mapping to write."""
-    lines = []
+def unread_labels(
+    frames: Sequence[Frame], mapped: Mapped, keys: Mapping[str, str | None] | None, where: str
+) -> dict[str, str]:
+    """For each label that the file seems to hold under a key that is not read, a line with the mapping to write.
+
+    Labels that `keys` mentions are left out: the user has decided about them.
+    """
+    lines: dict[str, str] = {}
     similar = lookalikes(frames, mapped)
+    decided = set(keys or ())
     for label, names in similar.items():
         other = {"stress": "virial", "virial": "stress"}.get(label)
-        if mapped[label] is not None or (other is not None and mapped[other] is not None):
+        if label in decided or mapped[label] is not None:
+            continue
+        if other is not None and (other in decided or mapped[other] is not None):
             continue
         plural = "looks" if len(names) == 1 else "look"
-        lines.append(
+        lines[label] = (
             f"{where}: no {label} read, but {', '.join(map(repr, names))} {plural} like it; "
             f"read it with keys={{{label}: {names[0]}}} or leave it with keys={{{label}: null}}"
         )

@@ -60,7 +60,8 @@ def load_arrays(path: Path) -> dict[str, NDArray]:
     """
     name = ""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             arrays: dict[str, NDArray] = {}
             for name in archive.files:
                 arrays[name] = archive[name]

@@ -17,7 +17,7 @@ from fireassay.data.deepmd import is_deepmd, read_deepmd
 from fireassay.data.embedded import find as find_embedded
 from fireassay.data.extxyz import read_extxyz
 from fireassay.data.frame import Frame
-from fireassay.data.keys import Mapped, require_labels, resolve, unread_labels
+from fireassay.data.keys import require_labels, resolve, unread_labels
 from fireassay.data.neighbours import completed_cell
 from fireassay.data.npz import read_npz
 from fireassay.data.structure import Structure
@@ -59,7 +59,7 @@ def read(
     mapped = resolve(frames, file_format, keys, where)
     if labels:
         require_labels(frames, mapped, where)
-        _refuse_unread(frames, mapped, where)
+        _refuse_unread(unread_labels(frames, mapped, keys, where))
     factors = Units.of(units)
     structures = [structure_of(frame, mapped, factors) for frame in _chosen(frames, index, where)]
     for structure in structures:
@@ -150,9 +150,9 @@ def _with_images(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
     return fractional @ cell, origin
 
 
-def _refuse_unread(frames: list[Frame], mapped: Mapped, where: str) -> None:
-    for line in unread_labels(frames, mapped, where):
-        if ": no stress" in line or ": no virial" in line:
+def _refuse_unread(unread: Mapping[str, str]) -> None:
+    for label, line in unread.items():
+        if label in ("stress", "virial"):
             warnings.warn(line, stacklevel=3)
         else:
             raise InputError(line)

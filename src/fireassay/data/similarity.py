@@ -134,8 +134,9 @@ def _displacement(a: Structure, b: Structure) -> NDArray[np.float64]:
 
 def _closest(structures: Sequence[Structure], members: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Each frame with its nearest one in shape, and with the next one of the file."""
-    _, nearest = KDTree(_projected(structures, members)).query(_projected(structures, members), k=2)
-    pairs = {(min(a, b), max(a, b)) for a, b in enumerate(nearest[:, 1].tolist()) if a != b}
+    shape = _projected(structures, members)
+    nearest = np.asarray(KDTree(shape).query(shape, k=2)[1])[:, 1]
+    pairs = {(min(a, b), max(a, b)) for a, b in enumerate(nearest.tolist()) if a != b}
     pairs |= {(a, a + 1) for a in range(len(members) - 1)}
     return [(int(members[a]), int(members[b])) for a, b in sorted(pairs)]
 
