@@ -19,6 +19,7 @@ from fireassay.training.evaluate import evaluate
 from fireassay.training.fit import FitResult, fit
 from fireassay.training.loop import Diverged
 from fireassay.training.loss import Weights
+from fireassay.training.position import Position, plan
 from fireassay.training.recipe import ErrorLogging, Loss, Recipe
 from training.toy_frames import CUTOFF, labelled_frames, network
 
@@ -126,6 +127,42 @@ def test_stopping(tmp_path: Path, train: Dataset, validation: Dataset, stopping:
         network(), train, validation, recipe(stopping=stopping, schedule=schedule, optimiser=optimiser), tmp_path
     )
     assert (again.finished, again.epochs) == (reason, result.epochs)
+
+
+def test_a_time_limit_shortens_the_plan(tmp_path: Path, train: Dataset) -> None:
+    """A cosine, stage two and SWA come to their ends, in proportion; and a resumed training keeps the plan."""
+    changes = {
+        "epochs": 10000,
+        "stage_two": {"start_epoch": 5000, "energy_weight": 2},
+        "swa": {"start_epoch": 9000},
+        "stopping": {"max_seconds": 2.0, "shorten": True},
+        "schedule": {"name": "cosine"},
+    }
+    _, result = trained(tmp_path, train, None, **changes)
+    table = rows(tmp_path)
+    n = len(table)
+    assert (result.finished, result.source, result.epochs) == ("epochs", "swa", n)
+    assert 4 <= n < 1000
+    assert result.seconds < 2.5
+    assert table[-1]["lr"] < 0.1 * table[0]["lr"]
+    assert [row["stage"] for row in table].count(1) == n // 2 - 1
+    assert trained(tmp_path, train, None, **changes)[1].epochs == n
+
+
+def test_a_plan_is_made_once_and_never_lengthens() -> None:
+    settings = recipe(epochs=100, stopping={"max_seconds": 100.0, "shorten": True})
+    position = Position(epoch=3)
+    plan(position, settings, seconds=9.0, per_epoch=2.0)
+    assert position.epochs(settings) == 3 + 43
+    plan(position, settings, seconds=9.0, per_epoch=1.0)
+    assert position.epochs(settings) == 46
+    assert position.start_of(50, settings) == 23
+    quick = Position(epoch=3)
+    plan(quick, settings, seconds=0.1, per_epoch=0.01)
+    assert quick.epochs(settings) == 100
+    late = Position(epoch=3)
+    plan(late, settings, seconds=500.0, per_epoch=100.0)
+    assert late.epochs(settings) == 4
 
 
 def test_patience_brings_the_next_phase_first(tmp_path: Path, train: Dataset, validation: Dataset) -> None:

@@ -40,7 +40,7 @@ def run(folder: Path, changes: dict | None = None, progress: Progress | None = N
         folder,
         progress=progress,
         error_log=ErrorLogging(raw=True),
-        checkpointing=Checkpointing(every_batches=2),
+        checkpointing=Checkpointing(every_batches=2, rest_seconds=0),
     )
     if os.environ.get("RANK", "0") == "0":
         save_weights(folder / "final.safetensors", potential.state_dict())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,13 @@ from fireassay.training.loss import (
     total,
 )
 from fireassay.training.metrics_log import MetricsLog
+from fireassay.training.position import Position, begin_phases, plan, stop_early
 from fireassay.training.recipe import Checkpointing, ErrorLogging, Plateau, Recipe
 from fireassay.training.schedule import Rate, make_optimiser, named_trainable, set_rate
 
 CHECKPOINTS = "checkpoint"
 BEST = "best.safetensors"
+PLANNED_AFTER = 3  # epochs whose time is known when a time limit shortens the training
 
 
 class Diverged(InputError):
@@ -61,25 +63,6 @@ class Diverged(InputError):
 
 class _Postponed(Exception):
     """Leaves a validation that can be repeated."""
-
-
-@dataclass
-class Position:
-    """Where a training stands, as JSON values. Epochs count from 0 here: `epoch` of them are complete."""
-
-    epoch: int = 0
-    batch: int = 0  # of the epoch under way
-    stage: int = 1
-    averaging: bool = False  # whether SWA has begun
-    early: bool = False  # whether the next phase begins before its time, because patience has run out
-    phase_began: int = 0  # epoch from which patience counts
-    best: float | None = None
-    best_epoch: int = 0  # complete epochs at the best value
-    best_row: dict[str, float | None] = field(default_factory=dict)
-    last_row: dict[str, float | None] = field(default_factory=dict)
-    gradient_norm: float = 0.0  # largest of the epoch under way
-    seconds: float = 0.0
-    finished: str = ""  # why the training has ended
 
 
 class Loop:
@@ -124,6 +107,7 @@ class Loop:
         self._began = time.monotonic()
         self._saved = self._began
         self._epoch_began = self.seconds
+        self._best_changed = False
 
     @property
     def seconds(self) -> float:
@@ -134,18 +118,19 @@ class Loop:
         """Trains until the recipe's end. Raises Interrupted after saving when asked to stop, Diverged, InputError."""
         position = self.position
         done = position.epoch * len(self.train)
-        self.progress.start("training", self.recipe.epochs * len(self.train), done)
+        self.progress.start("training", position.epochs(self.recipe) * len(self.train), done)
         try:
             while not position.finished:
-                if position.epoch >= self.recipe.epochs:
+                if position.epoch >= position.epochs(self.recipe):
                     position.finished = "epochs"
                     break
-                self._begin_phases()
+                if begin_phases(position, self.recipe, self.rate):
+                    self.best = None
                 self._train_epoch()
                 self._end_epoch()
-                last = bool(position.finished) or position.epoch >= self.recipe.epochs
+                last = bool(position.finished) or position.epoch >= position.epochs(self.recipe)
                 asked = self._asked(self.request.signal)
-                if last or asked or position.epoch % self.checkpointing.every_epochs == 0:
+                if last or asked or self._epoch_is_saved():
                     self.save()
                 if asked and not last:
                     self._leave(self.request.signal or signal.SIGTERM)
@@ -185,7 +170,9 @@ class Loop:
             )
 
     def save(self) -> None:
-        """Writes a checkpoint; all processes take part."""
+        """Writes a checkpoint, and the best weights if they are new; all processes take part."""
+        if self._best_changed:
+            self.save_best()
         checkpoint = self.state()
         if self.ranks.main:
             save_checkpoint(self.folder / CHECKPOINTS, checkpoint, self.position.epoch, self.position.batch)
@@ -228,6 +215,7 @@ class Loop:
         self._began = self._saved = time.monotonic()
         self._epoch_began = self.seconds
         self.rate.restore(content["rate"])
+        self.rate.epochs = self.position.epochs(self.recipe)
         self.sums.copy_(tensors["sums"]) if self.ranks.main else self.sums.zero_()
         if self.ema is not None:
             self.ema.steps = content["ema"]
@@ -248,26 +236,7 @@ class Loop:
         if self.ranks.main:
             with replaced(self.parameters, self.best):
                 save_weights(self.folder / CHECKPOINTS / BEST, weights_of(self.potential))
-
-    def _begin_phases(self) -> None:
-        position, recipe = self.position, self.recipe
-        pending = []
-        if recipe.stage_two is not None and position.stage == 1:
-            pending.append((recipe.stage_two.start_epoch, "stage_two"))
-        if recipe.swa is not None and not position.averaging:
-            pending.append((recipe.swa.start_epoch, "swa"))
-        for start, name in sorted(pending):
-            if position.epoch + 1 < start and not position.early:
-                continue
-            position.early, position.phase_began = False, position.epoch
-            phase = recipe.stage_two if name == "stage_two" else recipe.swa
-            if phase is not None and phase.lr is not None:
-                self.rate.constant = phase.lr
-            if name == "stage_two":
-                position.stage, position.best, self.best = 2, None, None
-                self.rate.forget()
-            else:
-                position.averaging = True
+        self._best_changed = False
 
     def _train_epoch(self) -> None:
         position, every = self.position, self.checkpointing.every_batches
@@ -277,7 +246,7 @@ class Loop:
         while position.batch < len(batches):
             chosen = batches[position.batch]
             started = (position.epoch + position.batch / len(batches), 1 / len(batches))
-            save, leave = self._step(chosen, loss, self.rate.at(*started))
+            save, leave = self.step(chosen, loss, self.rate.at(*started))
             position.batch += 1
             self.progress.advance(len(chosen))
             last = position.batch == len(batches)
@@ -286,7 +255,7 @@ class Loop:
             if leave:
                 self._leave(leave)
 
-    def _step(self, chosen: Tensor, loss: Any, lr: float) -> tuple[bool, int]:
+    def step(self, chosen: Tensor, loss: Any, lr: float) -> tuple[bool, int]:
         """One step on the global batch `chosen`; returns whether to save, and the signal that asks to stop or 0."""
         flags = torch.zeros(5, dtype=torch.float64, device=self.device)
         mine = chosen[self.ranks.rank :: self.ranks.world]
@@ -343,7 +312,9 @@ class Loop:
     def _end_epoch(self) -> None:
         position, recipe = self.position, self.recipe
         epoch = position.epoch + 1
-        due = self.validation is not None and (epoch % recipe.validation_interval == 0 or epoch == recipe.epochs)
+        due = self.validation is not None and (
+            epoch % recipe.validation_interval == 0 or epoch == position.epochs(recipe)
+        )
         try:
             validation = self.validate(self.averaged()) if due else {}
         except _Postponed:
@@ -375,7 +346,7 @@ class Loop:
         if self.ranks.main:
             self.log.append(row)
         position.last_row = {key: v if math.isfinite(v) else None for key, v in row.items()}
-        self.progress.advance(0, _note(row, self.recipe.epochs))
+        self.progress.advance(0, _note(row, position.epochs(self.recipe)))
 
     def _judge(self, epoch: int, metrics: dict[str, float]) -> None:
         """Tells the schedule how the epoch went, and keeps the weights when they are the best so far."""
@@ -388,32 +359,27 @@ class Loop:
             position.best, position.best_epoch, position.best_row = value, epoch, dict(position.last_row)
             current = self.averaged() or self.parameters
             self.best = [weight.detach().clone() for weight in current]
-            self.save_best()
+            self._best_changed = True
 
     def _stop_early(self) -> None:
         position, stopping = self.position, self.recipe.stopping
-        waited = position.epoch - max(position.best_epoch, position.phase_began)
-        reason = ""
-        if stopping.patience is not None and waited >= stopping.patience:
-            reason = "patience"
-        elif stopping.lr_below is not None and self._rate_has_fallen(stopping.lr_below):
-            reason = "lr_below"
-        if reason and self._phases_left():
-            position.early, reason = True, ""
-        if stopping.target is not None and position.best is not None and position.best <= stopping.target:
-            reason = "target"
-        now = self.seconds
-        if stopping.max_seconds is not None and self._asked(now + (now - self._epoch_began) > stopping.max_seconds):
-            reason = "max_seconds"
+        stop_early(position, self.recipe, self.rate)
+        now, began = self.seconds, self._epoch_began
         self._epoch_began = now
-        position.finished = reason
+        if stopping.max_seconds is None:
+            return
+        if stopping.shorten and position.epoch == PLANNED_AFTER:
+            slowest = self.ranks.largest(torch.tensor([now, now - began], dtype=torch.float64, device=self.device))
+            plan(position, self.recipe, *slowest.tolist())
+            self.rate.epochs = position.epochs(self.recipe)
+        if self._asked(now + (now - began) > stopping.max_seconds):
+            position.finished = position.finished or "max_seconds"
 
-    def _rate_has_fallen(self, limit: float) -> bool:
-        return self.position.epoch >= self.recipe.warm_up_epochs and self.rate.at(self.position.epoch) < limit
-
-    def _phases_left(self) -> bool:
-        stage_two = self.recipe.stage_two is not None and self.position.stage == 1
-        return stage_two or (self.recipe.swa is not None and not self.position.averaging)
+    def _epoch_is_saved(self) -> bool:
+        settings = self.checkpointing
+        just_planned = self.position.planned is not None and self.position.epoch == PLANNED_AFTER
+        rested = just_planned or time.monotonic() - self._saved >= settings.rest_seconds
+        return self.position.epoch % settings.every_epochs == 0 and self._asked(rested and self.ranks.main)
 
     def _wishes(self) -> tuple[bool, int]:
         minutes = self.checkpointing.every_minutes

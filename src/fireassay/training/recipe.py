@@ -182,6 +182,11 @@ class Stopping(Settings):
     max_seconds: PositiveFloat | None = Field(
         default=None, description="Stop after this training time, s (interruptions excluded)"
     )
+    shorten: bool = Field(
+        default=False,
+        description="Plan fewer epochs, once, after the third, if max_seconds demands it, so that a cosine schedule, "
+        "stage_two and swa come to their ends",
+    )
     target: PositiveFloat | None = Field(default=None, description="Stop once the monitored metric is at most this")
 
 
@@ -189,6 +194,9 @@ class Checkpointing(Settings):
     """When the state of a training is saved. None of it changes the result."""
 
     every_epochs: PositiveInt = Field(default=1, description="Epochs between checkpoints")
+    rest_seconds: NonNegative = Field(
+        default=2.0, description="An epoch that ends sooner than this after the last checkpoint is not saved, s"
+    )
     every_minutes: PositiveFloat | None = Field(default=10.0, description="Minutes between checkpoints within an epoch")
     every_batches: PositiveInt | None = Field(default=None, description="Steps between checkpoints within an epoch")
 

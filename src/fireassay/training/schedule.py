@@ -69,6 +69,10 @@ class Rate:
     best: float | None = None
     bad_epochs: int = 0
     constant: float | None = None
+    epochs: int = 0  # length of a cosine; the recipe's unless set
+
+    def __post_init__(self) -> None:
+        self.epochs = self.epochs or self.recipe.epochs
 
     def at(self, time: float, step: float = 0.0) -> float:
         """The rate of a step that begins `time` epochs after the start and takes `step` of an epoch."""
@@ -78,7 +82,7 @@ class Rate:
         schedule, epoch = recipe.schedule, math.floor(time)
         factor = self.factor
         if isinstance(schedule, Cosine):
-            share = (1 + math.cos(math.pi * min(time / recipe.epochs, 1.0))) / 2
+            share = (1 + math.cos(math.pi * min(time / self.epochs, 1.0))) / 2
             return self._warm(time + step) * (recipe.min_lr + max(base - recipe.min_lr, 0.0) * share)
         if isinstance(schedule, Exponential):
             factor = schedule.factor**epoch

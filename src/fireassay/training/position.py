@@ -1,0 +1,86 @@
+"""Where a training stands, and the decisions taken between epochs: which phase begins, and whether to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fireassay.training.recipe import Recipe
+from fireassay.training.schedule import Rate
+
+_SHARE = 0.95  # of the time limit that planned epochs may fill
+
+
+@dataclass
+class Position:
+    """Where a training stands, as JSON values. Epochs count from 0 here: `epoch` of them are complete."""
+
+    epoch: int = 0
+    batch: int = 0  # of the epoch under way
+    planned: int | None = None  # epochs, once the time limit has shortened the recipe's
+    stage: int = 1
+    averaging: bool = False  # whether SWA has begun
+    early: bool = False  # whether the next phase begins before its time, because patience has run out
+    phase_began: int = 0  # epoch from which patience counts
+    best: float | None = None
+    best_epoch: int = 0  # complete epochs at the best value
+    best_row: dict[str, float | None] = field(default_factory=dict)
+    last_row: dict[str, float | None] = field(default_factory=dict)
+    gradient_norm: float = 0.0  # largest of the epoch under way
+    seconds: float = 0.0
+    finished: str = ""  # why the training has ended
+
+    def epochs(self, recipe: Recipe) -> int:
+        """Epochs in all."""
+        return recipe.epochs if self.planned is None else min(self.planned, recipe.epochs)
+
+    def start_of(self, start_epoch: int, recipe: Recipe) -> int:
+        """The epoch (from 1) at which a phase begins, moved forward when there are fewer epochs than in the recipe."""
+        return max(1, start_epoch * self.epochs(recipe) // recipe.epochs)
+
+
+def begin_phases(position: Position, recipe: Recipe, rate: Rate) -> bool:
+    """Begins stage two and SWA when their epoch has come; returns whether the best weights are to be forgotten."""
+    pending = []
+    if recipe.stage_two is not None and position.stage == 1:
+        pending.append((recipe.stage_two.start_epoch, "stage_two", recipe.stage_two.lr))
+    if recipe.swa is not None and not position.averaging:
+        pending.append((recipe.swa.start_epoch, "swa", recipe.swa.lr))
+    forget = False
+    for start, name, lr in sorted(pending, key=lambda phase: phase[:2]):
+        if position.epoch + 1 < position.start_of(start, recipe) and not position.early:
+            continue
+        position.early, position.phase_began = False, position.epoch
+        if lr is not None:
+            rate.constant = lr
+        if name == "stage_two":
+            position.stage, position.best, forget = 2, None, True
+            rate.forget()
+        else:
+            position.averaging = True
+    return forget
+
+
+def stop_early(position: Position, recipe: Recipe, rate: Rate) -> None:
+    """Ends the training, or brings the next phase forward, when one of the recipe's limits is reached."""
+    stopping, reason = recipe.stopping, ""
+    waited = position.epoch - max(position.best_epoch, position.phase_began)
+    warm = position.epoch >= recipe.warm_up_epochs
+    if stopping.patience is not None and waited >= stopping.patience:
+        reason = "patience"
+    elif stopping.lr_below is not None and warm and rate.at(position.epoch) < stopping.lr_below:
+        reason = "lr_below"
+    stage_left = recipe.stage_two is not None and position.stage == 1
+    if reason and (stage_left or (recipe.swa is not None and not position.averaging)):
+        position.early, reason = True, ""
+    if stopping.target is not None and position.best is not None and position.best <= stopping.target:
+        reason = "target"
+    position.finished = reason
+
+
+def plan(position: Position, recipe: Recipe, seconds: float, per_epoch: float) -> None:
+    """Shortens the training to what fits into its time limit, at `per_epoch` seconds an epoch; decided once."""
+    limit = recipe.stopping.max_seconds
+    if limit is None or position.planned is not None:
+        return
+    affordable = position.epoch + int(max(_SHARE * limit - seconds, 0.0) / max(per_epoch, 1e-9))
+    position.planned = max(min(affordable, recipe.epochs), position.epoch + 1)
