@@ -32,7 +32,8 @@ class Units:
     def of(cls, names: Mapping[str, str] | None) -> Units:
         """From names such as {"energy": "kcal/mol", "length": "Angstrom", "forces": "Hartree/Bohr", "stress": "GPa"}.
 
-        Forces not named are in energy per length, stress in energy per length cubed, the virial in energy.
+        Forces not named are in energy per length, stress in energy per length cubed, the virial in energy. A minus
+        before the unit of stress or virial, such as "-kbar", turns the sign: VASP's stress is positive in compression.
 
         Raises InputError for an unknown quantity or unit.
         """
@@ -47,9 +48,13 @@ class Units:
         if "forces" in names:
             above, _, below = names["forces"].rpartition("/")
             forces = _factor("forces", above, ENERGY) / _factor("forces", below, LENGTH)
-        stress = _factor("stress", names["stress"], STRESS) if "stress" in names else energy / length**3
-        virial = _factor("virial", names["virial"], ENERGY) if "virial" in names else energy
+        stress = _signed("stress", names["stress"], STRESS) if "stress" in names else energy / length**3
+        virial = _signed("virial", names["virial"], ENERGY) if "virial" in names else energy
         return cls(energy, length, forces, stress, virial)
+
+
+def _signed(quantity: str, name: str, known: Mapping[str, float]) -> float:
+    return -_factor(quantity, name[1:], known) if name.startswith("-") else _factor(quantity, name, known)
 
 
 def _factor(quantity: str, name: str, known: Mapping[str, float]) -> float:

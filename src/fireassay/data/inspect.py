@@ -17,10 +17,11 @@ from fireassay.data.frame import SYMBOLS, Frame, key_shapes
 from fireassay.data.keys import Mapped, lookalikes, resolve, unread_labels
 from fireassay.data.readers import check_distances, load
 from fireassay.data.similarity import duplicates, energy_force_consistency
+from fireassay.data.stress_check import stress_consistency
 from fireassay.data.structure import Structure
 from fireassay.data.unit_check import energy_unit, force_unit, foreign_unit, hydrogen_stiffness
 from fireassay.errors import InputError
-from fireassay.units import ENERGY, GIGAPASCAL
+from fireassay.units import ENERGY, GIGAPASCAL, STRESS
 
 VACUUM: Final = 4.0  # Å of empty space along every lattice vector that make a periodic frame an isolated molecule
 _NET_FORCE: Final = 0.05  # eV/Å
@@ -298,7 +299,22 @@ def _units(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]:
                 f"energies change by {consistency.slope:.3g} times the work of the forces ({consistency.pairs} pairs "
                 f"of similar frames): units differ, as for {nearest}, or energies and forces do not belong together"
             )
+    stress = stress_consistency(larger)
+    if stress is not None and abs(stress.correlation) > 0.6:
+        evidence["stress / stress of a pair potential fitted to the forces (expected 1)"] = stress.slope
+        findings += _stress_findings(stress.slope)
     return evidence, findings
+
+
+def _stress_findings(slope: float) -> list[str]:
+    if 0.4 < slope < 2.5:
+        return []
+    unit = min(STRESS, key=lambda name: abs(np.log(abs(slope) * STRESS[name])))
+    sign = "opposite" if slope < 0 else "expected"
+    return [
+        f"stress is {slope:.3g} times that of a pair potential fitted to the forces: its sign is the {sign} one, "
+        f"its unit looks like {unit}; read it with units={{stress: {'-' if slope < 0 else ''}{unit}}}"
+    ]
 
 
 def _label_findings(
