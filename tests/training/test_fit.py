@@ -127,6 +127,8 @@ def test_stopping(tmp_path: Path, train: Dataset, validation: Dataset, stopping:
         network(), train, validation, recipe(stopping=stopping, schedule=schedule, optimiser=optimiser), tmp_path
     )
     assert (again.finished, again.epochs) == (reason, result.epochs)
+    lifted = fit(network(), train, validation, recipe(schedule=schedule, optimiser=optimiser), tmp_path)
+    assert (lifted.finished, lifted.epochs) == ("epochs", 10)
 
 
 def test_a_time_limit_shortens_the_plan(tmp_path: Path, train: Dataset) -> None:
@@ -141,28 +143,32 @@ def test_a_time_limit_shortens_the_plan(tmp_path: Path, train: Dataset) -> None:
     _, result = trained(tmp_path, train, None, **changes)
     table = rows(tmp_path)
     n = len(table)
-    assert (result.finished, result.source, result.epochs) == ("epochs", "swa", n)
+    assert result.finished in ("epochs", "max_seconds")  # the last epoch may be slower than those before
+    assert (result.source, result.epochs) == ("swa", n)
     assert 4 <= n < 1000
-    assert result.seconds < 2.5
+    assert result.seconds < 3
     assert table[-1]["lr"] < 0.1 * table[0]["lr"]
-    assert [row["stage"] for row in table].count(1) == n // 2 - 1
+    assert 0.3 * n < [row["stage"] for row in table].count(1) < 0.7 * n
     assert trained(tmp_path, train, None, **changes)[1].epochs == n
 
 
-def test_a_plan_is_made_once_and_never_lengthens() -> None:
+def test_a_plan_follows_the_pace() -> None:
     settings = recipe(epochs=100, stopping={"max_seconds": 100.0, "shorten": True})
-    position = Position(epoch=3)
-    plan(position, settings, seconds=9.0, per_epoch=2.0)
+    position = Position(epoch=1)
+    assert not plan(position, settings, seconds=7.0)
+    position.epoch = 3
+    assert plan(position, settings, seconds=11.0)
     assert position.epochs(settings) == 3 + 43
-    plan(position, settings, seconds=9.0, per_epoch=1.0)
-    assert position.epochs(settings) == 46
     assert position.start_of(50, settings) == 23
-    quick = Position(epoch=3)
-    plan(quick, settings, seconds=0.1, per_epoch=0.01)
-    assert quick.epochs(settings) == 100
-    late = Position(epoch=3)
-    plan(late, settings, seconds=500.0, per_epoch=100.0)
-    assert late.epochs(settings) == 4
+    position.epoch = 10
+    assert not plan(position, settings, seconds=30.0)
+    position.epoch = 17
+    assert plan(position, settings, seconds=55.0)  # now 3 s an epoch
+    assert position.epochs(settings) == 17 + 14
+    position.epoch, position.next_plan = 20, 20
+    assert plan(position, settings, seconds=8.0)
+    assert position.epochs(settings) == 100
+    assert plan(Position(epoch=3), settings, seconds=500.0)
 
 
 def test_patience_brings_the_next_phase_first(tmp_path: Path, train: Dataset, validation: Dataset) -> None:

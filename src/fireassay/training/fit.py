@@ -102,21 +102,21 @@ def _resume(loop: Loop, resume: bool | Literal["auto"]) -> None:
         if loop.ranks.main:
             remove_leftovers(folder)
         loop.restore(checkpoint)
-        _reopen(loop)
+        _reopen(loop, checkpoint.values["fingerprint"])
         return
     if (loop.folder / "metrics.jsonl").exists():
         raise InputError(f"{loop.folder} holds the metrics of a training without a checkpoint; choose another folder")
     loop.save()
 
 
-def _reopen(loop: Loop) -> None:
-    """Lets a training that has ended go on, when its recipe now says so."""
-    position, stopping = loop.position, loop.recipe.stopping
-    limits = {"patience": stopping.patience, "lr_below": stopping.lr_below, "target": stopping.target}
-    lifted = position.finished in limits and limits[position.finished] is None
-    more_time = stopping.max_seconds is None or loop.seconds < stopping.max_seconds
-    if lifted or (position.finished == "max_seconds" and more_time):
-        position.finished = ""
+def _reopen(loop: Loop, before: Mapping[str, Any]) -> None:
+    """Lets a training that has ended go on, when the limits that ended it are no longer the same."""
+    stopping = loop.recipe.stopping.model_dump(mode="json")
+    if before["recipe"]["stopping"] == stopping:
+        return
+    position = loop.position
+    position.finished, position.planned, position.next_plan = "", None, position.epoch + 1
+    loop.rate.epochs = loop.recipe.epochs
 
 
 def _finish(loop: Loop) -> FitResult:

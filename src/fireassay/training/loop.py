@@ -54,7 +54,6 @@ from fireassay.training.schedule import Rate, make_optimiser, named_trainable, s
 
 CHECKPOINTS = "checkpoint"
 BEST = "best.safetensors"
-PLANNED_AFTER = 3  # epochs whose time is known when a time limit shortens the training
 
 
 class Diverged(InputError):
@@ -107,7 +106,7 @@ class Loop:
         self._began = time.monotonic()
         self._saved = self._began
         self._epoch_began = self.seconds
-        self._best_changed = False
+        self._best_changed = self._planned = False
 
     @property
     def seconds(self) -> float:
@@ -368,18 +367,17 @@ class Loop:
         self._epoch_began = now
         if stopping.max_seconds is None:
             return
-        if stopping.shorten and position.epoch == PLANNED_AFTER:
-            slowest = self.ranks.largest(torch.tensor([now, now - began], dtype=torch.float64, device=self.device))
-            plan(position, self.recipe, *slowest.tolist())
-            self.rate.epochs = position.epochs(self.recipe)
+        agreed = self.ranks.largest(torch.tensor(now, dtype=torch.float64, device=self.device))
+        self._planned = plan(position, self.recipe, float(agreed))
+        self.rate.epochs = position.epochs(self.recipe)
         if self._asked(now + (now - began) > stopping.max_seconds):
             position.finished = position.finished or "max_seconds"
 
     def _epoch_is_saved(self) -> bool:
         settings = self.checkpointing
-        just_planned = self.position.planned is not None and self.position.epoch == PLANNED_AFTER
-        rested = just_planned or time.monotonic() - self._saved >= settings.rest_seconds
-        return self.position.epoch % settings.every_epochs == 0 and self._asked(rested and self.ranks.main)
+        rested = self._planned or time.monotonic() - self._saved >= settings.rest_seconds
+        due = self._planned or self.position.epoch % settings.every_epochs == 0
+        return due and self._asked(rested and self.ranks.main)
 
     def _wishes(self) -> tuple[bool, int]:
         minutes = self.checkpointing.every_minutes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fireassay.training.recipe import Recipe
 from fireassay.training.schedule import Rate
 
-_SHARE = 0.95  # of the time limit that planned epochs may fill
+_SHARE = 0.97  # of the time limit that planned epochs may fill
 
 
 @dataclass
@@ -16,7 +16,9 @@ class Position:
 
     epoch: int = 0
     batch: int = 0  # of the epoch under way
-    planned: int | None = None  # epochs, once the time limit has shortened the recipe's
+    planned: int | None = None  # epochs, once the time limit has had a say
+    next_plan: int = 3  # complete epochs at which the plan is made again
+    first_seconds: float = 0.0  # time of the first epoch
     stage: int = 1
     averaging: bool = False  # whether SWA has begun
     early: bool = False  # whether the next phase begins before its time, because patience has run out
@@ -77,10 +79,19 @@ def stop_early(position: Position, recipe: Recipe, rate: Rate) -> None:
     position.finished = reason
 
 
-def plan(position: Position, recipe: Recipe, seconds: float, per_epoch: float) -> None:
-    """Shortens the training to what fits into its time limit, at `per_epoch` seconds an epoch; decided once."""
+def plan(position: Position, recipe: Recipe, seconds: float) -> bool:
+    """Fits the number of epochs to the time limit, after `seconds` of training; returns whether it was time to do so.
+
+    This is done after the third epoch and each time a third of what was left is over, by the mean time of the epochs so
+    far without the first, in which kernels are compiled. Clocks decide, so the plan belongs to the state.
+    """
     limit = recipe.stopping.max_seconds
-    if limit is None or position.planned is not None:
-        return
+    if position.epoch <= 1:
+        position.first_seconds = seconds
+    if limit is None or not recipe.stopping.shorten or position.epoch < position.next_plan:
+        return False
+    per_epoch = (seconds - position.first_seconds) / max(position.epoch - 1, 1)
     affordable = position.epoch + int(max(_SHARE * limit - seconds, 0.0) / max(per_epoch, 1e-9))
-    position.planned = max(min(affordable, recipe.epochs), position.epoch + 1)
+    position.planned = max(min(affordable, recipe.epochs), position.epoch)
+    position.next_plan = position.epoch + max(1, (position.planned - position.epoch) // 3)
+    return True

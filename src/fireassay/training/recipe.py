@@ -184,8 +184,8 @@ class Stopping(Settings):
     )
     shorten: bool = Field(
         default=False,
-        description="Plan fewer epochs, once, after the third, if max_seconds demands it, so that a cosine schedule, "
-        "stage_two and swa come to their ends",
+        description="Do as many of the epochs as max_seconds allows, and bring a cosine schedule, stage_two and swa "
+        "forward in proportion",
     )
     target: PositiveFloat | None = Field(default=None, description="Stop once the monitored metric is at most this")
 
