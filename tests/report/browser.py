@@ -34,7 +34,7 @@ def executable() -> str | None:
 
 
 class Browser:
-    """One page in one browser. `events` collects what the page said: exceptions, console calls, log entries, requests."""
+    """One page in one browser; `events` collects what the page said and asked for."""
 
     def __init__(self, width: int = 1400, height: int = 900, dark: bool = False, touch: bool = False) -> None:
         self._profile = tempfile.mkdtemp(prefix="browser-")
@@ -72,9 +72,7 @@ class Browser:
 
     def size(self, width: int, height: int, touch: bool = False) -> None:
         """The viewport in CSS pixels."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command of the debugging protocol and its answer."""
@@ -123,7 +121,11 @@ class Browser:
             content = event.get("params", {})
             if event.get("method") == "Runtime.exceptionThrown":
                 said.append(json.dumps(content["exceptionDetails"].get("exception", content["exceptionDetails"])))
-            elif event.get("method") == "Runtime.consoleAPICalled" and content["type"] in ("error", "warning", "assert"):
+            elif event.get("method") == "Runtime.consoleAPICalled" and content["type"] in (
+                "error",
+                "warning",
+                "assert",
+            ):
                 said.append(json.dumps(content["args"]))
             elif event.get("method") == "Log.entryAdded" and content["entry"]["level"] in ("error", "warning"):
                 said.append(content["entry"]["text"])

@@ -154,7 +154,11 @@ def _metrics(folder: Path, character: Character, rng: np.random.Generator, epoch
                 "train.energy_per_atom_rmse": character.energy * shape[i] * noise[0] * (0.6 if e > 90 else 1),
                 "train.forces_mae": 0.5 * character.forces * shape[i] * noise[1],
                 "train.forces_rmse": 0.75 * character.forces * shape[i] * noise[1],
-                "validation.energy_per_atom_rmse": 1.2 * character.energy * shape[i] * noise[2] * (0.6 if e > 90 else 1),
+                "validation.energy_per_atom_rmse": 1.2
+                * character.energy
+                * shape[i]
+                * noise[2]
+                * (0.6 if e > 90 else 1),
                 "validation.forces_rmse": character.forces * shape[i] * noise[3],
                 "validation.loss": float(1.2 * shape[i] ** 2),
             }

@@ -7,6 +7,7 @@ import re
 import warnings
 from math import ceil
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -22,8 +23,8 @@ from fireassay.records import atomic
 from fireassay.report.figures import Figure, Panel, Series
 from fireassay.report.style import GRID, INK, LOOKS, MUTED
 
-_DASHES = {"solid": "-", "dash": "--", "dot": ":"}
-_STYLE = {
+_DASHES: dict[str, Literal["-", "--", ":"]] = {"solid": "-", "dash": "--", "dot": ":"}
+_STYLE: Any = {
     "font.size": 8.0,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.0,
@@ -53,9 +54,10 @@ def save(figure: Figure, labels: list[str], folder: Path) -> list[Path]:
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         canvas = _draw(figure, labels)
-        for suffix, options in (("png", {"dpi": 200}), ("pdf", {"metadata": {"CreationDate": None}})):
+        for suffix, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
             buffer = io.BytesIO()
-            canvas.savefig(buffer, format=suffix, **options)
+            canvas.savefig(buffer, format=suffix, dpi=200, metadata=metadata)
+            canvas.set_layout_engine("none")  # laid out once, for the PNG
             paths.append(folder / f"{name}.{suffix}")
             with atomic(paths[-1]) as file:
                 file.write(buffer.getvalue())
@@ -120,7 +122,7 @@ def _panel(panel: Panel, ax: Axes) -> None:
     ax.set_xlabel(_plain(panel.x))
     ax.set_ylabel(_plain(panel.y))
     if panel.title:
-        ax.set_title(_plain(panel.title), loc="left", fontweight="bold")
+        ax.set_title(_plain(panel.title), loc="left")
     if panel.x_range:
         ax.set_xlim(*panel.x_range)
     if panel.y_range:
@@ -149,7 +151,7 @@ def _series(series: Series, ax: Axes) -> None:
         counts = np.ma.masked_equal(np.asarray(series.z, dtype=float), 0)
         norm = LogNorm(0.5, max(float(counts.max()) * 1.5, 1.0)) if counts.count() else None
         ax.pcolormesh(series.x, series.y, counts, cmap=ramp, norm=norm, rasterized=True)
-    elif series.kind == "band":
+    elif series.upper is not None:
         ax.fill_between(series.x, series.y, series.upper, color=colour, alpha=series.opacity, step="post", linewidth=0)
     else:
         drawstyle = "steps-post" if series.kind == "steps" else "default"

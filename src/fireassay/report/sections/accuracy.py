@@ -124,30 +124,18 @@ def _loaded(runs: Sequence[Run], splits: Sequence[str]) -> Iterator[tuple[str, l
 
 
 def _parity(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
-    forces, energies, shown, total = [], [], 0, 0
+    forces: list[Panel] = []
+    energies: list[Panel] = []
+    shown = total = 0
     for split, members in _loaded(runs, splits):
-        parts, energy_parts = [], []
-        for run, data in members:
-            error, energy_error = data.force_error, data.energy_error
-            if error is not None and data.forces is not None:
-                pick = np.flatnonzero(np.isfinite(error))
-                pick = pick[thinned(np.abs(error.ravel()[pick]), POINTS // len(members), run.index)]
-                x, y = data.forces.ravel()[pick], data.predicted_forces.ravel()[pick]
-                parts.append(Series("points", x, y, run.index, run.label, size=4, opacity=0.55))
-                shown, total = shown + len(pick), total + error.size
-            if energy_error is not None and np.isfinite(energy_error).any():
-                zero = np.nanmean(data.energy / data.sizes)
-                pick = np.flatnonzero(np.isfinite(energy_error))
-                pick = pick[thinned(np.abs(energy_error[pick]), POINTS // len(members), run.index)]
-                x = 1000 * (data.energy[pick] / data.sizes[pick] - zero)
-                energy_parts.append(
-                    Series("points", x, x + 1000 * energy_error[pick], run.index, run.label, size=4.5, opacity=0.65)
-                )
-        # The widest cloud first: what is drawn later would hide it otherwise.
-        parts.sort(key=_scatter, reverse=True)
-        energy_parts.sort(key=_scatter, reverse=True)
-        forces += [_square(split, "forces (eV/Å)", parts)] if parts else []
-        energies += [_square(split, "energy (meV/atom)", energy_parts)] if energy_parts else []
+        limit = POINTS // len(members)
+        pairs = [(run, data.forces, data.predicted_forces) for run, data in members]
+        cloud = [s for run, x, y in pairs if x is not None and y is not None and (s := _cloud(run, x, y, limit))]
+        shown += sum(series.x.size for series in cloud)
+        total += sum(x.size for _, x, y in pairs if x is not None and y is not None)
+        forces += [_square(split, "forces (eV/Å)", cloud)] if cloud else []
+        cloud = [s for run, data in members if (s := _energy_cloud(run, data, limit))]
+        energies += [_square(split, "energy (meV/atom)", cloud)] if cloud else []
     source = sources_of(runs, "accuracy")
     figures = []
     if forces:
@@ -163,11 +151,28 @@ def _parity(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
     return figures
 
 
+def _cloud(run: Run, x: NDArray[np.float64], y: NDArray[np.float64], limit: int) -> Series | None:
+    x, y = x.ravel(), y.ravel()
+    known = np.flatnonzero(np.isfinite(x + y))
+    pick = known[thinned(np.abs(y - x)[known], limit, run.index)]
+    return Series("points", x[pick], y[pick], run.index, run.label, size=4, opacity=0.55) if len(pick) else None
+
+
+def _energy_cloud(run: Run, data: Frames, limit: int) -> Series | None:
+    if data.energy is None or data.predicted_energy is None or data.sizes is None:
+        return None
+    x, y = data.energy / data.sizes, data.predicted_energy / data.sizes
+    known = np.isfinite(x)
+    return _cloud(run, 1000 * (x - x[known].mean()), 1000 * (y - x[known].mean()), limit) if known.any() else None
+
+
 def _scatter(series: Series) -> float:
     return float(np.sqrt(np.mean((series.y - series.x) ** 2)))
 
 
 def _square(split: str, what: str, series: list[Series]) -> Panel:
+    # The widest cloud first: what is drawn later would hide it otherwise.
+    series = sorted(series, key=_scatter, reverse=True)
     span = padded([s.x for s in series] + [s.y for s in series])
     return Panel(
         split, f"reference {what}", f"predicted {what}", series, x_range=span, y_range=span, square=True, diagonal=True

@@ -9,7 +9,7 @@ import numpy as np
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from fireassay.report.figures import sources_of
 from fireassay.report.runs import Run, split_names
@@ -135,7 +135,7 @@ def _values(runs: Sequence[Run], split: str, quantity: str, atoms: _Atoms) -> di
 def bonds(numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> NDArray[np.int64]:
     """Pairs (B, 2) of atoms closer than 1.2 times the sum of their covalent radii (Cordero et al. 2008)."""
     radii = covalent_radii[np.clip(numbers, 0, len(covalent_radii) - 1)]
-    pairs = cKDTree(positions).query_pairs(2.4 * float(radii.max()), output_type="ndarray")
+    pairs = KDTree(positions).query_pairs(2.4 * float(radii.max()), output_type="ndarray")
     length = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
     return pairs[length < 1.2 * (radii[pairs[:, 0]] + radii[pairs[:, 1]])]
 

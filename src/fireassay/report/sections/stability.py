@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -211,14 +212,13 @@ def _failures(runs: Sequence[Run]) -> list[Table]:
     for run in runs:
         numbers = run.array("stability", "atomic_numbers", (None,))
         for item in sorted(failures(run), key=lambda f: _plain_number(f.get("time")) or 0.0):
-            atoms = item.get("atoms") if isinstance(item.get("atoms"), list) else []
             rows.append(
                 [
                     run.label,
                     None if _plain_number(item.get("replica")) is None else int(item["replica"]),
                     _plain_number(item.get("time")),
                     str(item.get("criterion", "")).replace("_", " "),
-                    " – ".join(_atom(a, numbers) for a in atoms),
+                    " – ".join(_atom(a, numbers) for a in _list(item.get("atoms"))),
                     _plain_number(item.get("value")),
                     _plain_number(item.get("limit")),
                 ]
@@ -239,9 +239,15 @@ def _failures(runs: Sequence[Run]) -> list[Table]:
 
 
 def _plain_number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _atom(index: Any, numbers: NDArray[np.int64] | None) -> str:
-    known = numbers is not None and isinstance(index, int) and 0 <= index < len(numbers)
-    return f"{symbol(int(numbers[index])) if known else ''}{index}"
+    if numbers is None or not isinstance(index, int) or not 0 <= index < len(numbers):
+        return str(index)
+    return f"{symbol(int(numbers[index]))}{index}"
