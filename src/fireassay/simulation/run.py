@@ -91,6 +91,7 @@ def simulate(
     identity = _identity(predictor, state, integrator, n_steps)
     all_criteria = (NotFinite(), *criteria)
     cursor, spent = None, 0.0
+    began = time.perf_counter()
     if checkpoint is not None and checkpoint.exists():
         saved = _load(checkpoint, identity)
         cursor, spent = _restore(saved, state, integrator, observers, forces, all_criteria, n_steps)
@@ -98,7 +99,7 @@ def simulate(
         state = integrator.begin(state, forces)
         _begin(observers, state, n_steps, integrator.timestep, see=True)
         cursor = _Cursor(0, state, kinetic_energy(state), (), all_criteria, 0)
-    began = saved_at = shown_at = time.perf_counter()
+    saved_at = shown_at = time.perf_counter()
     shown = cursor.step
     progress.start(description, n_steps, cursor.step)
     try:
