@@ -5,7 +5,7 @@ A run directory holds one potential's whole story; the report is made from run d
     config.yaml          the resolved configuration
     run.json             versions, machine, command, data provenance, seed, status
     metrics.jsonl, .csv  one row per epoch
-    checkpoint/          EPOCH-BATCH.safetensors: everything that an exact resume needs, JSON in the header; the newest two
+    checkpoint/          EPOCH-BATCH.safetensors, the newest two: everything that an exact resume needs
     potential.safetensors  the trained potential: weights, and its architecture as JSON in the header
     errors.npz           per-atom error trajectories as histograms (`ErrorTrajectory`)
     assays/NAME.json     one assay's settings, values with units, provenance (`AssayResult`)
@@ -170,7 +170,7 @@ class AssayResult:
 class ErrorTrajectory:
     """Per-atom errors over the epochs of a training, as one histogram per atom (LTAU-FF, section 2).
 
-    edges (B + 1,), ascending, in `unit`; counts (A, B + 2) with column 0 the underflow and column B + 1 the overflow;
+    edges (B + 1,), ascending, in `unit`; counts (A, B + 2) with column 0 the underflow and column B + 1 the overflow.
     Atoms are numbered by the training set's order: structure by structure, atom by atom; `structure_sizes` (S,) tells
     them apart. An atom without a force label has no counts.
     """
