@@ -158,7 +158,7 @@ def test_anybodys_calculator_is_assayed(project):
         (["train", "{project}/config.yaml", "data.train=gone.xyz"], "gone.xyz"),
         (["train", "{project}/config.yaml", "training.epoch=3"], "did you mean 'epochs'"),
         (["train", "{project}/config.yaml", "device=cuda:77"], "device"),
-        (["assay", "{project}"], "config"),
+        (["assay", "{project}"], "potential.safetensors"),
         (["assay", "{project}/nothing"], "not a run folder"),
         (["report", "{project}/nothing"], "nothing"),
         (["presets", "show", "demo-mac"], "demo-mace"),

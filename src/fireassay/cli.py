@@ -77,7 +77,7 @@ def _pairs(values: list[str] | None, what: str) -> dict[str, str] | None:
 def _progress(quiet: bool):
     from fireassay.progress import Console, Silent
 
-    return Silent() if quiet else Console()
+    return Silent() if quiet or os.environ.get("RANK", "0") != "0" else Console()
 
 
 def _version(value: bool) -> None:

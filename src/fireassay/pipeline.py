@@ -61,13 +61,13 @@ def run_training(config: Config, folder: Path, progress: Progress, restart: bool
     """
     tune_allocator()
     path = folder / "potential.safetensors"
+    device = _device(config)
     _claim(config, folder, restart)
     if path.exists():
         return path
     leader = int(os.environ.get("RANK", "0")) == 0
     material = read_material(config)
     train, validation, potential, notes = build(config, material, progress)
-    device = _device(config)
     record = {
         "name": config.name,
         "status": "running",
