@@ -41,7 +41,7 @@ from fireassay.nn.simd import (
 _COUNTER, _CHUNK, _N_EDGES, _WIDTH, _TABLE, _ORDER, _INTERVAL, _FRACTION, _SCALE, _OUT, _GRADIENT = range(11)
 _LINE = 64  # bytes: the columns are padded to whole cache lines
 _DEGREE = 5
-_FEWEST, _MOST = 32, 2**14  # knots; their indices fit an int16, which numpy sorts by radix
+_FEWEST, _MOST = 32, 2**12  # knots; their indices fit an int16, which numpy sorts by radix
 
 
 class RadialTable(nn.Module):
@@ -119,8 +119,7 @@ def _error(function: Callable[[Tensor], Tensor], spline: BSpline, cutoff: float,
 
     The derivative is that of a random combination of the outputs, which takes a single backward pass.
     """
-    steps = np.unique(np.linspace(1, n - 1, min(n - 1, 256)).astype(int)) + 0.3
-    r = torch.from_numpy(steps * (cutoff / n)).requires_grad_()
+    r = torch.from_numpy((np.arange(1, n) + 0.3) * (cutoff / n)).requires_grad_()
     with torch.enable_grad():
         values = _values(function, r)
         mix = np.random.default_rng(0).standard_normal(values.shape[1])
