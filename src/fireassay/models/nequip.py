@@ -6,6 +6,7 @@ the isolated-atom energies are `potential.Baseline`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from math import sqrt
 from typing import Literal
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
+from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.embedding import SpeciesIndex
 from fireassay.nn.equivariant import EquivariantLinear, Gate, SpeciesOrder, species_order
 from fireassay.nn.mlp import ScalarMLP
 from fireassay.nn.radial import BesselBasis
+from fireassay.nn.radial_table import RadialTable
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
 from fireassay.potential import LocalPotential
 
@@ -78,6 +81,7 @@ class NequIP(LocalPotential):
         generator = torch.Generator().manual_seed(seed)
         self.index = SpeciesIndex(species)
         self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
+        self.tabulated = False
         self.basis = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
         self.layers = nn.ModuleList()
@@ -103,13 +107,25 @@ class NequIP(LocalPotential):
         species = species_order(rows, len(self.index))
         vectors = edge_vectors(graph)
         harmonics = spherical_harmonics(self.l_max, vectors)
-        basis = self.basis(torch.linalg.vector_norm(vectors, dim=1))  # (E, n_basis)
         order = edge_order(graph.centre, graph.neighbour, graph.n_atoms)
+        pairs = edge_pairs(graph.centre, graph.neighbour, graph.shift, order.by_neighbour)
+        distances = torch.linalg.vector_norm(vectors if pairs is None else vectors[pairs.first], dim=1)
+        basis = distances if self.tabulated else self.basis(distances)  # (E/2,) or (E/2, n_basis)
         features = self.embedding.index_select(0, rows).unsqueeze(1)  # (N, 1, C)
         for layer in self.layers:
-            features = layer(features, harmonics, basis, species, graph, order)
+            features = layer(features, harmonics, basis, species, graph, order, pairs)
         scalars = features.squeeze(1)
         return self.readout(scalars).squeeze(1), scalars
+
+    def frozen(self) -> NequIP:
+        """A twin for inference whose radial networks are tables; forces differ by about 1e-6 of the largest."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        if not self.tabulated:
+            for layer in twin.layers:
+                assert isinstance(layer, InteractionBlock)
+                layer.radial = RadialTable(nn.Sequential(twin.basis, layer.radial), self.cutoff)
+            twin.tabulated = True
+        return twin
 
 
 def _layer_irreps(n_layers: int, l_max: int, parity: bool) -> list[Irreps]:
@@ -153,7 +169,7 @@ class InteractionBlock(nn.Module):
         gain = 1 / sqrt(average_neighbours)  # of eq. 8, moved before the sum
         self.linear = EquivariantLinear(irreps_in, used, channels, channels, generator, gain=gain)
         n_paths = len(self.coupling.paths)
-        self.radial = ScalarMLP((*radial_widths, n_paths * channels), generator)  # eq. 7
+        self.radial: nn.Module = ScalarMLP((*radial_widths, n_paths * channels), generator)  # eq. 7
         self.mix = EquivariantLinear(self.coupling.irreps_out, self.gate.irreps_in, channels, channels, generator)
         self.self_connection = None
         if n_species is not None:
@@ -162,12 +178,19 @@ class InteractionBlock(nn.Module):
             )
 
     def forward(
-        self, features: Tensor, harmonics: Tensor, basis: Tensor, species: SpeciesOrder, graph: Graph, order: EdgeOrder
+        self,
+        features: Tensor,
+        harmonics: Tensor,
+        basis: Tensor,
+        species: SpeciesOrder,
+        graph: Graph,
+        order: EdgeOrder,
+        pairs: EdgePairs | None,
     ) -> Tensor:
         """(N, M_in, C) to (N, M_out, C)."""
-        weights = self.radial(basis).unflatten(1, (len(self.coupling.paths), -1))  # (E, P, C)
+        weights = self.radial(basis).unflatten(1, (len(self.coupling.paths), -1))  # (E/2, P, C)
         messages = self.linear(features)
-        messages = convolution(messages, harmonics, weights, graph.centre, graph.neighbour, self.coupling, order)
+        messages = convolution(messages, harmonics, weights, graph.centre, graph.neighbour, self.coupling, order, pairs)
         messages = self.mix(messages)
         if self.self_connection is not None:
             messages = messages + self.self_connection(features, species)

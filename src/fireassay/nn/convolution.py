@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fireassay.errors import InputError
 from fireassay.nn.convolution_numba import Edges, Tables, Terms, channel_step, edge_gradients, segment_sum
+from fireassay.nn.edge_pairs import EdgePairs
 from fireassay.nn.so3 import Irrep, Irreps, clebsch_gordan
 
 
@@ -112,24 +113,31 @@ def convolution(
     neighbour: Tensor,
     coupling: Coupling,
     edges: EdgeOrder | None = None,
+    pairs: EdgePairs | None = None,
     implementation: Literal["auto", "reference", "fused"] = "auto",
 ) -> Tensor:
     """Messages summed over the neighbours of each atom: (N, M_out, C).
 
     features (N, M_in, C), harmonics (E, M_sh), weights (E, P, C), centre (E,) ascending and neighbour (E,) int64.
-    `edges` is `edge_order(centre, neighbour, N)` when it is already known. Differentiable to every order, in all
+    `edges` is `edge_order(centre, neighbour, N)` when it is already known. With `pairs` the weights are those of the
+    pairs, (E/2, P, C), each for both of its edges. Differentiable to every order, in all
     three factors. The fused kernels serve float32 and float64 on the CPU, the reference everything else.
     Raises InputError when the shapes do not fit the coupling.
     """
-    _check(features, harmonics, weights, centre, coupling)
+    _check(features, harmonics, weights, len(centre if pairs is None else pairs.first), coupling)
     fits = features.device.type == "cpu" and features.dtype in (torch.float32, torch.float64)
     if implementation == "reference" or (implementation == "auto" and not fits) or not coupling.paths:
+        weights = weights if pairs is None else weights.index_select(0, pairs.pair)
         return convolution_reference(features, harmonics, weights, centre, neighbour, coupling)
     if edges is None:
         edges = edge_order(centre, neighbour, features.shape[0])
+    shared = None if pairs is None else pairs.pair
     graph = _Graph(
-        by_centre=Edges(edges.starts, None, neighbour.contiguous(), centre.contiguous()),
-        by_neighbour=Edges(edges.neighbour_starts, edges.by_neighbour, centre.contiguous(), neighbour.contiguous()),
+        by_centre=Edges(edges.starts, None, neighbour.contiguous(), centre.contiguous(), shared),
+        by_neighbour=Edges(
+            edges.neighbour_starts, edges.by_neighbour, centre.contiguous(), neighbour.contiguous(), shared
+        ),
+        by_pair=None if pairs is None else pairs.order,
         coupling=coupling,
     )
     channels = features.shape[2]
@@ -140,12 +148,12 @@ def convolution(
     return out[..., :channels].contiguous() if spare else out
 
 
-def _check(features: Tensor, harmonics: Tensor, weights: Tensor, centre: Tensor, coupling: Coupling) -> None:
-    n_edges, channels = centre.shape[0], features.shape[-1]
+def _check(features: Tensor, harmonics: Tensor, weights: Tensor, n_weights: int, coupling: Coupling) -> None:
+    channels = features.shape[-1]
     expected = {
         "features": (features.shape[0], coupling.irreps_in.dim, channels),
-        "harmonics": (n_edges, coupling.irreps_sh.dim),
-        "weights": (n_edges, len(coupling.paths), channels),
+        "harmonics": (harmonics.shape[0], coupling.irreps_sh.dim),
+        "weights": (n_weights, len(coupling.paths), channels),
     }
     for (name, shape), tensor in zip(expected.items(), (features, harmonics, weights), strict=True):
         if tuple(tensor.shape) != shape:
@@ -157,7 +165,12 @@ def _check(features: Tensor, harmonics: Tensor, weights: Tensor, centre: Tensor,
 class _Graph(NamedTuple):
     by_centre: Edges
     by_neighbour: Edges
+    by_pair: Tensor | None
     coupling: Coupling
+
+    def paired(self) -> Edges:
+        """The edges for sums over edges, those that share weights one after the other."""
+        return self.by_centre._replace(order=self.by_pair)
 
 
 class _Convolution(torch.autograd.Function):
@@ -194,7 +207,7 @@ class _Gradient(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         direct, transposed = graph.coupling._tables
         gx = segment_sum(transposed, graph.by_neighbour, g, y, w) if wanted[0] else None
-        gy, gw = edge_gradients(direct, graph.by_centre, x, y, w, g) if wanted[1] else (None, None)
+        gy, gw = edge_gradients(direct, graph.paired(), x, y, w, g) if wanted[1] else (None, None)
         return gx, gy, gw
 
     @staticmethod
@@ -219,7 +232,7 @@ def _fused_second(
     dx = segment_sum(transposed, graph.by_neighbour, g, y, w, (None, uy, uw)) if need[0] else None
     dy = dw = None
     if need[1] or need[2]:
-        dy, dw = edge_gradients(direct, graph.by_centre, x, y, w, g, (ux, uy, uw))
+        dy, dw = edge_gradients(direct, graph.paired(), x, y, w, g, (ux, uy, uw))
     dg = segment_sum(direct, graph.by_centre, x, y, w, (ux, uy, uw)) if need[3] else None
     return dx, dy, dw, dg
 

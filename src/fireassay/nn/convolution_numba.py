@@ -46,8 +46,8 @@ from fireassay.nn.simd import (
 
 # The words of a kernel's table: progress, shape, edges, coupling, then the tensors (0 when a kernel does without).
 _COUNTER, _TICKET, _CHUNK, _SCRATCH, _N_ATOMS, _N_EDGES, _CHANNELS, _M_IN, _M_OUT, _N_PATHS, _M_SH, _N_PAIRS = range(12)
-_STARTS, _ORDER, _FROM, _TO, _ROWS, _TARGET, _PAIRS, _SOURCE, _ENTRIES, _HARMONIC, _VALUES = range(12, 23)
-_X, _Y, _W, _G, _DX, _DY, _DW, _OUT, _OUT_Y, _OUT_W, _N_WORDS = range(23, 34)
+_STARTS, _ORDER, _FROM, _TO, _SHARED, _ROWS, _TARGET, _PAIRS, _SOURCE, _ENTRIES, _HARMONIC, _VALUES = range(12, 24)
+_X, _Y, _W, _G, _DX, _DY, _DW, _OUT, _OUT_Y, _OUT_W, _N_WORDS = range(24, 35)
 _GROUP = 8  # edges that share one load and store of an output row
 _AT_X, _AT_W, _AT_G = 16, 32, 48  # in a block of edges, where each one's features, weights and gradients begin
 _LINE = 64  # bytes: the edges of a block fill one cache line per component
@@ -102,6 +102,7 @@ class Edges(NamedTuple):
     order: Tensor | None  # (E,) int64
     gathered: Tensor  # (E,) int64: the atom whose features an edge reads, by edge
     summed: Tensor  # (E,) int64: the atom to which an edge adds, by edge
+    shared: Tensor | None = None  # (E,) int64: the row of the weights that an edge uses, by edge, if not its own
 
 
 @njit
@@ -128,7 +129,8 @@ def _block(words, first, count, block, zero):
         edge = edge if at(words, _ORDER) == 0 else at(order, edge)
         put(block, lane, edge * at(words, _M_SH))
         put(block, _AT_X + lane, at(gathered, edge) * at(words, _M_IN) * channels)
-        put(block, _AT_W + lane, edge * at(words, _N_PATHS) * channels)
+        weight_row = edge if at(words, _SHARED) == 0 else at(pointer(at(words, _SHARED), 0), edge)
+        put(block, _AT_W + lane, weight_row * at(words, _N_PATHS) * channels)
         put(block, _AT_G + lane, at(summed, edge) * at(words, _M_OUT) * channels)
 
 
@@ -284,10 +286,11 @@ def _edge_block(words, count, block, a, da, lane_zero, zero):
     for channel in range(0, channels, lanes_of(zero)):
         for lane in range(count):
             x_base, g_base = at(block, _AT_X + lane) + channel, at(block, _AT_G + lane) + channel
+            second = lane > 0 and at(block, _AT_W + lane) == at(block, _AT_W + lane - 1)
             for path in range(at(words, _N_PATHS)):
                 where = at(block, _AT_W + lane) + path * channels + channel
                 weight = load(w, where, zero)
-                gradient = zero
+                gradient = load(out_w, where, zero) if second else zero
                 for row in range(at(rows, path), at(rows, path + 1)):
                     gr = load(g, g_base + at(target, row) * channels, zero)
                     scaled = multiply(weight, gr)
@@ -315,10 +318,11 @@ def _edge_block_tangent(words, count, block, a, b, da, lane_zero, zero):
     for channel in range(0, channels, lanes_of(zero)):
         for lane in range(count):
             x_base, g_base = at(block, _AT_X + lane) + channel, at(block, _AT_G + lane) + channel
+            second = lane > 0 and at(block, _AT_W + lane) == at(block, _AT_W + lane - 1)
             for path in range(at(words, _N_PATHS)):
                 where = at(block, _AT_W + lane) + path * channels + channel
                 weight, turn = load(w, where, zero), load(dw, where, zero)
-                gradient = zero
+                gradient = load(out_w, where, zero) if second else zero
                 for row in range(at(rows, path), at(rows, path + 1)):
                     gr = load(g, g_base + at(target, row) * channels, zero)
                     scaled, turned = multiply(weight, gr), multiply(turn, gr)
@@ -424,7 +428,10 @@ def edge_gradients(
     tables: Tables, edges: Edges, x: Tensor, y: Tensor, w: Tensor, g: Tensor, direction: Direction | None = None
 ) -> tuple[Tensor, Tensor]:
     """Gradients to harmonics (E, M_sh) and weights (E, P, C) for the gradient g (N, M_out, C) of the sums, or their
-    derivative along (dx, dy, dw)."""
+    derivative along (dx, dy, dw).
+
+    Edges that share a row of the weights come in pairs, one after the other in the order.
+    """
     out_y, out_w = torch.empty_like(y), torch.empty_like(w)
     dx, dy, dw = direction or (None, None, None)
     tensors = {_X: x, _Y: y, _W: w, _G: g, _DX: dx, _DY: dy, _DW: dw, _OUT_Y: out_y, _OUT_W: out_w}
