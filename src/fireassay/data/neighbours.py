@@ -80,6 +80,8 @@ def binned_neighbour_list(
 
 def completed_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The cell (3, 3) with every non-periodic row replaced by a unit vector normal to all the others: invertible."""
+    if pbc.all():
+        return cell.astype(np.float64)
     return _completed(torch.from_numpy(cell[None].astype(np.float64)), torch.from_numpy(pbc[None].astype(bool)))[
         0
     ].numpy()

@@ -67,16 +67,16 @@ def _design(s: Structure, species: Sequence[int]) -> tuple[NDArray[np.float64], 
     push = np.exp(-(((distances[:, None] - places) / (places[1] - places[0])) ** 2) / 2)  # -dφ/dr
     push *= ((1 - (distances / _CUTOFF) ** 2) ** 2)[:, None]
     n = len(species)
-    index = np.asarray(np.searchsorted(species, s.atomic_numbers))
+    index: NDArray[np.int64] = np.searchsorted(species, s.atomic_numbers).astype(np.int64)
     kind = np.sort(index[np.stack([centre, neighbour], axis=1)], axis=1)
     columns = (kind[:, 0] * n + kind[:, 1])[:, None] * _FUNCTIONS + np.arange(_FUNCTIONS)  # (E, F)
     width = n * n * _FUNCTIONS
     forces = np.zeros((len(s), 3, width))
     stress = np.zeros((3, 3, width))
     for a in range(3):
-        np.add.at(forces, (centre[:, None], a, columns), -units[:, a, None] * push)
+        np.add.at(forces[:, a], (centre[:, None], columns), -units[:, a, None] * push)
         for b in range(3):
-            np.add.at(stress, (a, b, columns), -0.5 * (vectors[:, a] * units[:, b])[:, None] * push)
+            np.add.at(stress[a, b], columns, -0.5 * (vectors[:, a] * units[:, b])[:, None] * push)
     return forces.reshape(-1, width), stress / abs(np.linalg.det(s.cell))
 
 

@@ -22,6 +22,7 @@ _FORCES: Final = {"kcal/mol/Å": ENERGY["kcal/mol"], "kJ/mol/Å": ENERGY["kJ/mol
 _STIFFNESS: Final = (12.0, 80.0)  # eV/Å^2, Si-H to O-H with room on both sides
 _ORGANIC: Final = (1, 6, 7, 8)
 _SAMPLE: Final = 300
+_TOLERANCE: Final = 0.04  # the series, correlation and bonding together move light molecules by up to this
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def energy_unit(structures: Sequence[Structure]) -> tuple[str, float] | None:
         return None
     ratio = float(np.median(ratios))
     for unit in ("eV", *_CANDIDATES):
-        if abs(ratio * ENERGY[unit] - 1) < 0.03:
+        if abs(ratio * ENERGY[unit] - 1) < _TOLERANCE:
             return unit, ratio
     return None
 
