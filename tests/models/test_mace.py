@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fireassay.data.graph import from_structures
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.models.mace import MACE, copy_mace_torch
@@ -85,3 +86,21 @@ def test_weights_of_another_architecture_are_refused():
 def test_sizes_out_of_range_are_refused():
     with pytest.raises(InputError, match="must be positive"):
         MACE((1, 6, 8), channels=0)
+
+
+@pytest.mark.parametrize("residual_first", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+def test_the_frozen_twin_predicts_the_same(residual_first, dtype, tolerance):
+    model = MACE((1, 6, 8), cutoff=4.0, **SMALL, residual_first=residual_first).to(dtype)
+    data = arrays("mace_tensor")
+    structures = [
+        Structure(data[f"{k}/numbers"], data[f"{k}/positions"], data[f"{k}/cell"], np.full(3, k == 1)) for k in (0, 1)
+    ]
+    graph = from_structures(structures, 5.0, dtype)  # with edges beyond the cutoff
+    expected, got = model.predict(graph, stress=True), model.frozen().predict(graph, stress=True)
+    assert model.predict(graph).energy.equal(expected.energy)
+    for name in ("energy", "forces", "stress", "descriptors"):
+        a, b = getattr(got, name), getattr(expected, name)
+        if name == "stress":  # a molecule has none
+            a, b = a[1], b[1]
+        assert (a - b).abs().max() < tolerance * b.abs().max(), name

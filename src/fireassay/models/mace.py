@@ -6,8 +6,10 @@ energies, scale and shift are `potential.Baseline`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from math import sqrt
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +18,10 @@ from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
 from fireassay.nn.embedding import SpeciesIndex
-from fireassay.nn.equivariant import EquivariantLinear
+from fireassay.nn.equivariant import EquivariantLinear, SpeciesOrder, species_order
 from fireassay.nn.mlp import SILU_NORM, ScalarMLP
 from fireassay.nn.radial import BesselBasis
+from fireassay.nn.radial_table import RadialTable
 from fireassay.nn.so3 import Irreps, sign_of_e3nn_0_4, spherical_harmonics
 from fireassay.nn.symmetric_contraction import SymmetricContraction
 from fireassay.potential import LocalPotential
@@ -84,9 +87,10 @@ class MACE(LocalPotential):
         self.index = SpeciesIndex(species)
         self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
         self.residual_first = residual_first
-        self.basis = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel, orthonormal=True)
+        self.basis: nn.Module = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel, orthonormal=True)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
         self.layers, self.readouts = nn.ModuleList(), nn.ModuleList()
+        self.register_buffer("isolated", None, persistent=False)
         irreps = Irreps("0e")
         for layer in range(n_layers):
             last = layer == n_layers - 1
@@ -107,26 +111,59 @@ class MACE(LocalPotential):
             self.readouts.append(ScalarMLP(widths, generator, SILU_NORM, distribution="normal"))
             irreps = block.irreps_out
 
+    isolated: Tensor | None
+
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Atom energies (N,) in eV relative to isolated atoms, and the last layer's scalars (N, channels)."""
         species = self.index(graph.atomic_numbers)
-        energies, descriptors = self._energies(species, graph)
+        vectors = -edge_vectors(graph)  # from neighbour to centre, as in mace-torch
+        energies, descriptors = self._energies(species, graph.centre, graph.neighbour, vectors)
         if self.residual_first:
-            every = torch.arange(len(self.index), device=species.device)
-            energies = energies - self._energies(every, _without_edges(graph, len(self.index)))[0][species]
+            energies = energies - (self._isolated() if self.isolated is None else self.isolated)[species]
         return energies, descriptors
 
-    def _energies(self, species: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        vectors = -edge_vectors(graph)  # from neighbour to centre, as in mace-torch
-        harmonics = spherical_harmonics(self.l_max, vectors)
-        basis = self.basis(torch.linalg.vector_norm(vectors, dim=1))  # (E, n_basis)
-        order = edge_order(graph.centre, graph.neighbour, graph.n_atoms)
+    def _energies(self, species: Tensor, centre: Tensor, neighbour: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        around = Surroundings(
+            centre=centre,
+            neighbour=neighbour,
+            order=edge_order(centre, neighbour, len(species)),
+            harmonics=spherical_harmonics(self.l_max, vectors),
+            basis=self.basis(torch.linalg.vector_norm(vectors, dim=1)),
+            species=species_order(species, len(self.index)),
+        )
         features = (self.embedding / sqrt(len(self.index)))[species].unsqueeze(1)  # (N, 1, C)
         energies = features.new_zeros(len(species))
         for layer, readout in zip(self.layers, self.readouts, strict=True):
-            features = layer(features, harmonics, basis, species, graph, order)
+            features = layer(features, around)
             energies = energies + readout(features[:, 0]).squeeze(1)
         return energies, features[:, 0]
+
+    def _isolated(self) -> Tensor:
+        """Energies (Z,) of the network for an atom of each species without neighbours."""
+        rows = torch.arange(len(self.index), device=self.embedding.device)
+        return self._energies(rows, rows[:0], rows[:0], self.embedding.new_zeros(0, 3))[0]
+
+    def frozen(self) -> MACE:
+        """A twin for inference: radial networks tabulated, weights and constants contracted once."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        for layer in cast(list[Layer], list(twin.layers)):
+            layer.radial = RadialTable(nn.Sequential(twin.basis, layer.radial), self.cutoff)  # type: ignore[assignment]
+            layer.contraction = cast(SymmetricContraction, layer.contraction).frozen()
+        twin.basis = nn.Identity()  # the tables take distances
+        if self.residual_first:
+            twin.isolated = twin._isolated()
+        return twin
+
+
+class Surroundings(NamedTuple):
+    """What all layers share: the edges, the harmonics (E, M_sh) and radial basis (E, B) on them, the atoms' species."""
+
+    centre: Tensor
+    neighbour: Tensor
+    order: EdgeOrder
+    harmonics: Tensor
+    basis: Tensor
+    species: SpeciesOrder
 
 
 class Layer(nn.Module):
@@ -150,42 +187,37 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.irreps_out, self.residual = irreps_out, residual
-        self.average_neighbours = average_neighbours
         self.coupling = Coupling.of(irreps_in, harmonics, harmonics)
         n_paths = len(self.coupling.paths)
         self.linear_up = EquivariantLinear(irreps_in, irreps_in, channels, channels, generator)
         widths = (*radial_widths, n_paths * channels)
         self.radial = ScalarMLP(widths, generator, SILU_NORM, distribution="normal")
-        self.mix = EquivariantLinear(self.coupling.irreps_out, harmonics, channels, channels, generator)
+        gain = 1 / average_neighbours
+        self.mix = EquivariantLinear(self.coupling.irreps_out, harmonics, channels, channels, generator, gain=gain)
         skip = (irreps_in, irreps_out) if residual else (harmonics, harmonics)
         self.skip = EquivariantLinear(*skip, channels, channels, generator, n_species, count_species=True)
-        self.contraction = SymmetricContraction(harmonics, irreps_out, correlation, channels, n_species, generator)
+        self.contraction: nn.Module = SymmetricContraction(
+            harmonics, irreps_out, correlation, channels, n_species, generator
+        )
         self.linear = EquivariantLinear(irreps_out, irreps_out, channels, channels, generator)
 
-    def forward(
-        self, features: Tensor, harmonics: Tensor, basis: Tensor, species: Tensor, graph: Graph, order: EdgeOrder
-    ) -> Tensor:
+    def forward(self, features: Tensor, around: Surroundings) -> Tensor:
         """(N, M_in, C) to (N, M_out, C)."""
-        weights = self.radial(basis).unflatten(1, (len(self.coupling.paths), -1))  # (E, P, C)
-        sent = self.linear_up(features)
-        messages = convolution(sent, harmonics, weights, graph.centre, graph.neighbour, self.coupling, order)
-        messages = self.mix(messages) / self.average_neighbours  # A, eq. 9
+        weights = self.radial(around.basis).unflatten(1, (len(self.coupling.paths), -1))  # (E, P, C)
+        messages = convolution(
+            self.linear_up(features),
+            around.harmonics,
+            weights,
+            around.centre,
+            around.neighbour,
+            self.coupling,
+            around.order,
+        )
+        messages = self.mix(messages)  # A, eq. 9
         if not self.residual:
-            messages = self.skip(messages, species)
-        products = self.linear(self.contraction(messages, species))  # eq. 11
-        return products + self.skip(features, species) if self.residual else products
-
-
-def _without_edges(graph: Graph, n_atoms: int) -> Graph:
-    """As many isolated atoms."""
-    none = graph.centre[:0]
-    return graph._replace(
-        positions=graph.positions.new_zeros(n_atoms, 3),
-        structure=graph.structure.new_zeros(n_atoms),
-        centre=none,
-        neighbour=none,
-        shift=graph.shift[:0],
-    )
+            messages = self.skip(messages, around.species)
+        products = self.linear(self.contraction(messages, around.species.species))  # eq. 11
+        return products + self.skip(features, around.species) if self.residual else products
 
 
 @torch.no_grad()
@@ -208,23 +240,27 @@ def copy_mace_torch(model: MACE, state: Mapping[str, Tensor]) -> None:
         target.copy_(value.permute(2, 0, 1, 3) if len(shape) == 4 else value)
 
     copy(model.embedding, "node_embedding.linear.weight")
+    frequencies = cast(BesselBasis, model.basis).frequencies
     if "radial_embedding.bessel_fn.bessel_weights" in state:
-        copy(model.basis.frequencies, "radial_embedding.bessel_fn.bessel_weights")
-        model.basis.frequencies.mul_(model.cutoff / torch.pi)
-    for number, (layer, readout) in enumerate(zip(model.layers, model.readouts, strict=True)):
+        copy(frequencies, "radial_embedding.bessel_fn.bessel_weights")
+        frequencies.mul_(model.cutoff / torch.pi)
+    layers, readouts = cast(list[Layer], list(model.layers)), cast(list[ScalarMLP], list(model.readouts))
+    for number, (layer, readout) in enumerate(zip(layers, readouts, strict=True)):
         block = f"interactions.{number}"
         copy(layer.linear_up.weight, f"{block}.linear_up.weight")
-        for k, weight in enumerate(layer.radial.weights):
+        radial = cast(ScalarMLP, layer.radial)
+        for k, weight in enumerate(radial.weights):
             copy(weight, f"{block}.conv_tp_weights.layer{k}.weight")
         coupling = layer.coupling
         signs = [
             sign_of_e3nn_0_4(coupling.irreps_in[i].l, coupling.irreps_sh[j].l, out.l) for i, j, out in coupling.paths
         ]
-        layer.radial.weights[-1].unflatten(1, (-1, channels)).mul_(torch.tensor(signs).unsqueeze(1))
+        radial.weights[-1].unflatten(1, (-1, channels)).mul_(torch.tensor(signs).unsqueeze(1))
         copy(layer.mix.weight, f"{block}.linear.weight")
         copy(layer.skip.weight, f"{block}.skip_tp.weight", -1, channels, species, channels)
         copy(layer.linear.weight, f"products.{number}.linear.weight")
-        _copy_contraction(layer.contraction, state, f"products.{number}.symmetric_contractions.contractions")
+        contraction = cast(SymmetricContraction, layer.contraction)
+        _copy_contraction(contraction, state, f"products.{number}.symmetric_contractions.contractions")
         linear = "linear" if len(readout.weights) == 1 else "linear_{}"
         for k, weight in enumerate(readout.weights):
             copy(weight, f"readouts.{number}.{linear.format(k + 1)}.weight")

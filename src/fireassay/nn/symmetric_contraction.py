@@ -114,6 +114,25 @@ class SymmetricContraction(nn.Module):
         """(N, M, C) and species rows (N,) to (N, M_out, C)."""
         return contract(features, self.coefficients(), species, self.polynomial)
 
+    def frozen(self) -> FrozenContraction:
+        """The same map with the coefficients of the present weights."""
+        return FrozenContraction(self.coefficients().detach(), self.polynomial)
+
+
+class FrozenContraction(nn.Module):
+    """A symmetric contraction whose weights do not change."""
+
+    def __init__(self, coefficients: Tensor, polynomial: Polynomial) -> None:
+        super().__init__()
+        self.polynomial = polynomial
+        self.register_buffer("coefficients", coefficients, persistent=False)
+
+    coefficients: Tensor
+
+    def forward(self, features: Tensor, species: Tensor) -> Tensor:
+        """(N, M, C) and species rows (N,) to (N, M_out, C)."""
+        return contract(features, self.coefficients, species, self.polynomial)
+
 
 def contract(features: Tensor, coefficients: Tensor, species: Tensor, polynomial: Polynomial) -> Tensor:
     """The polynomial of features (N, M, C) with coefficients (Z, T, C) of each atom's species (N,): (N, M_out, C).
@@ -334,9 +353,8 @@ def _product(out: Irrep, left: Irrep, right: Irrep, values: Reals, multiply: Int
         return np.zeros((out.dim, size))
     coupling = clebsch_gordan(out.l, left.l, right.l).numpy() * sqrt(out.dim)
     entries = np.einsum("mab,aq->mqb", coupling, values)
-    product: Reals = np.stack([np.bincount(multiply.ravel(), row.ravel(), minlength=size) for row in entries])
-    product[np.abs(product) < 1e-12] = 0
-    return product
+    product = [np.bincount(multiply.ravel(), row.ravel(), minlength=size) for row in entries]
+    return np.where(np.abs(product) < 1e-12, 0.0, product)
 
 
 @cache

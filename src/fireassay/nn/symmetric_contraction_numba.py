@@ -50,11 +50,16 @@ _CHUNK = 64  # atoms of one species that share a partial sum
 class Constants(Protocol):
     """What the kernels need of a polynomial."""
 
-    parent: NDArray[np.int64]
-    factor: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    term_parent: NDArray[np.int64]
-    term_factor: NDArray[np.int64]
+    @property
+    def parent(self) -> NDArray[np.int64]: ...
+    @property
+    def factor(self) -> NDArray[np.int64]: ...
+    @property
+    def starts(self) -> NDArray[np.int64]: ...
+    @property
+    def term_parent(self) -> NDArray[np.int64]: ...
+    @property
+    def term_factor(self) -> NDArray[np.int64]: ...
 
 
 @njit
