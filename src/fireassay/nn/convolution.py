@@ -124,7 +124,8 @@ def convolution(
     three factors. The fused kernels serve float32 and float64 on the CPU, the reference everything else.
     Raises InputError when the shapes do not fit the coupling.
     """
-    _check(features, harmonics, weights, len(centre if pairs is None else pairs.first), coupling)
+    rows = (len(centre), len(centre if pairs is None else pairs.first))
+    _check(features, harmonics, weights, rows, coupling)
     fits = features.device.type == "cpu" and features.dtype in (torch.float32, torch.float64)
     if implementation == "reference" or (implementation == "auto" and not fits) or not coupling.paths:
         weights = weights if pairs is None else weights.index_select(0, pairs.pair)
@@ -148,12 +149,12 @@ def convolution(
     return out[..., :channels].contiguous() if spare else out
 
 
-def _check(features: Tensor, harmonics: Tensor, weights: Tensor, n_weights: int, coupling: Coupling) -> None:
+def _check(features: Tensor, harmonics: Tensor, weights: Tensor, rows: tuple[int, int], coupling: Coupling) -> None:
     channels = features.shape[-1]
     expected = {
         "features": (features.shape[0], coupling.irreps_in.dim, channels),
-        "harmonics": (harmonics.shape[0], coupling.irreps_sh.dim),
-        "weights": (n_weights, len(coupling.paths), channels),
+        "harmonics": (rows[0], coupling.irreps_sh.dim),
+        "weights": (rows[1], len(coupling.paths), channels),
     }
     for (name, shape), tensor in zip(expected.items(), (features, harmonics, weights), strict=True):
         if tuple(tensor.shape) != shape:
