@@ -12,6 +12,7 @@ from torch import Tensor
 from fireassay.errors import InputError
 from fireassay.nn import simd
 from fireassay.nn.convolution import Coupling, convolution, edge_order
+from fireassay.nn.edge_pairs import edge_pairs
 from fireassay.nn.so3 import Irrep, Irreps, rotation_matrix, spherical_harmonics
 
 SMALL = Coupling.of(Irreps("0e+1o"), Irreps.harmonics(1), Irreps("0e+1o+1e"))
@@ -113,8 +114,8 @@ def test_third_derivatives():
     def second(implementation: str) -> list[Tensor]:
         out = convolution(*given, SMALL, implementation=implementation)  # type: ignore[arg-type]
         first = torch.autograd.grad((out**3).sum(), given[:3], create_graph=True)
-        again = torch.autograd.grad(sum((g**2).sum() for g in first), given[:3], create_graph=True)
-        return list(torch.autograd.grad(sum((g**2).sum() for g in again), given[:3]))
+        again = torch.autograd.grad(torch.stack([(g**2).sum() for g in first]).sum(), given[:3], create_graph=True)
+        return list(torch.autograd.grad(torch.stack([(g**2).sum() for g in again]).sum(), given[:3]))
 
     assert_close(second("fused"), second("reference"), 1e-12)
 
@@ -126,7 +127,7 @@ def test_a_factor_that_needs_no_gradient(absent: int):
     wanted = [factor for factor in given[:3] if factor.requires_grad]
 
     def second(implementation: str) -> list[Tensor]:
-        out = convolution(*given, SMALL, implementation=implementation)  # type: ignore[arg-type, misc]
+        out = convolution(*given, SMALL, implementation=implementation)  # type: ignore
         first = torch.autograd.grad((out**2).sum(), wanted, create_graph=True)
         return [*first, *torch.autograd.grad((first[0] ** 2).sum(), wanted)]
 
@@ -140,7 +141,7 @@ def test_strided_factors_and_upstream_gradient():
     assert not any(view.is_contiguous() for view in strided[:3])
     results = []
     for given in (strided, (x, y, w, centre, neighbour)):
-        out = convolution(*given, SMALL, implementation="fused")
+        out = convolution(*given, SMALL, implementation="fused")  # type: ignore
         upstream = torch.ones(out.shape[::-1], dtype=out.dtype).permute(2, 1, 0) * out.detach()
         results.append([out, *torch.autograd.grad(out, (x, y, w), upstream)])
     assert_close(*results, 1e-15)
@@ -178,6 +179,32 @@ def test_given_edge_order_and_coefficients():
     halved = Coupling(SMALL.irreps_in, SMALL.irreps_sh, SMALL.paths, [c / 2 for c in SMALL.coefficients])
     out = convolution(x, y, w, centre, neighbour, halved, order)
     torch.testing.assert_close(2 * out, convolution(x, y, w, centre, neighbour, SMALL))
+
+
+@pytest.mark.parametrize("channels", [3, 64, 128])
+def test_weights_shared_by_the_two_directions_of_an_edge(channels: int):
+    n_atoms, generator = 12, torch.Generator().manual_seed(6)
+    upper = torch.triu_indices(n_atoms, n_atoms, 1)
+    upper = upper[:, torch.rand(upper.shape[1], generator=generator) < 0.8]
+    centre, neighbour = torch.cat([upper, upper.flip(0)], 1)
+    order = torch.argsort(centre * n_atoms + neighbour)
+    centre, neighbour = centre[order], neighbour[order]
+    pairs = edge_pairs(centre, neighbour, torch.zeros(len(centre), 3, dtype=torch.int64))
+    assert pairs is not None
+    x, y, w, _, _ = problem(LARGE, n_atoms, len(centre), channels)
+    shared = w.detach()[: len(centre) // 2].requires_grad_()
+    results = []
+    for given, how, implementation in (
+        (shared, pairs, "fused"),
+        (shared.index_select(0, pairs.pair), None, "fused"),
+        (shared, pairs, "reference"),
+    ):
+        out = convolution(x, y, given, centre, neighbour, LARGE, pairs=how, implementation=implementation)
+        first = torch.autograd.grad((out**2).sum(), (x, y, shared), create_graph=True)
+        mixed = torch.stack([(g**2).sum() for g in first]).sum()
+        results.append([out, *first, *torch.autograd.grad(mixed, (x, y, shared))])
+    assert_close(results[0], results[1], 1e-13)
+    assert_close(results[0], results[2], 1e-13)
 
 
 def test_equivariance():
