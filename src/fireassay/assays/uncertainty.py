@@ -26,7 +26,8 @@ from fireassay.progress import Progress, Silent
 from fireassay.records import AssayResult, ErrorTrajectory, Quantity
 from fireassay.settings import Settings
 from fireassay.uncertainty import calibration, ood
-from fireassay.uncertainty.ltau import LTAU, Estimator, Index
+from fireassay.uncertainty.ltau import LTAU, Estimator
+from fireassay.uncertainty.search import Index
 
 Array = NDArray[np.float64]
 
@@ -38,7 +39,9 @@ class UncertaintySettings(Settings):
     estimator: Estimator = Field(
         default="published", description="distance_aware needs held-out frames and keeps its calibration far away"
     )
-    index: Index = Field(default="auto", description="nearest-neighbour search: exact (flat), approximate (hnsw), auto")
+    index: Index = Field(
+        default="auto", description="nearest-neighbour search: exact, flat (FAISS), hnsw (approximate), auto"
+    )
     standardise: bool = Field(default=False, description="divide descriptors by their standard deviation")
     levels: int = Field(default=101, ge=2, description="confidence levels of the calibration curve, from 0 to 1")
     bins: int = Field(default=10, ge=1, description="bins of the ENCE")

@@ -19,20 +19,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
-import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fireassay.errors import InputError
 from fireassay.records import ErrorTrajectory, read_arrays, write_arrays
 from fireassay.uncertainty.histogram import Histogram, first_moments, from_cumulative, probabilities
+from fireassay.uncertainty.search import Index, build
 
 Array = NDArray[np.float64]
 Estimator = Literal["published", "distance_aware"]
-Index = Literal["auto", "flat", "hnsw"]
 
-HNSW = (32, 40, 16)  # M, efConstruction, efSearch of the paper
-LARGE = 200_000  # training atoms from which `auto` searches approximately
 PRIOR_EXPONENT = 1.0
 QUANTILES = 2001
 
@@ -48,8 +45,9 @@ class ErrorPrediction(NamedTuple):
 class LTAU:
     """Fitted on a training set's descriptors and error trajectory; asked for atoms by their descriptors.
 
-    k: neighbours. index: `flat` is exact, `hnsw` approximate with the paper's parameters, `auto` exact below 200 000
-    training atoms. standardise: descriptors are divided by their standard deviation over the training set.
+    k: neighbours. index: `exact` and `flat` find the same neighbours, the first by pruning, the second by FAISS's brute
+    force; `hnsw` is approximate with the paper's parameters; `auto` is exact below 200 000 training atoms. standardise:
+    descriptors are divided by their standard deviation over the training set.
 
     Fitted: `edges_` (B + 1,), `mass_` (A, B + 2), `expected_` (A,), `descriptors_` (A, D), `width_` (h above);
     calibrated: `exponent_` (β), `quantiles_` (Q,) of ε / scale.
@@ -88,7 +86,7 @@ class LTAU:
         self.expected_ = mass @ first_moments(edges)
         self.deviation_ = _deviation(points) if self.standardise else np.ones(points.shape[1], np.float32)
         self.descriptors_ = np.ascontiguousarray(points / self.deviation_)
-        self.search_ = _build(self.descriptors_, self.index)
+        self.search_ = build(self.descriptors_, self.index)
         own, _ = self.neighbours(points, atoms)
         self.training_distances_ = own[:, 0]
         self.width_ = max(float(np.median(own[:, -1])), 1e-12)
@@ -105,7 +103,8 @@ class LTAU:
         points = _finite(descriptors)
         if points.shape[1] != self.descriptors_.shape[1]:
             raise InputError(f"descriptors have {points.shape[1]} columns, the fit had {self.descriptors_.shape[1]}")
-        points = np.ascontiguousarray(points / self.deviation_)
+        if self.standardise:
+            points = points / self.deviation_
         square, rows = self.search_.search(points, self.k + (own is not None))
         if own is not None:
             row = np.minimum(np.searchsorted(self.atoms_, own), len(self.atoms_) - 1)
@@ -218,17 +217,6 @@ def _finite(descriptors: ArrayLike) -> NDArray[np.float32]:
 def _deviation(points: NDArray[np.float32]) -> NDArray[np.float32]:
     deviation = points.std(0)
     return np.where(deviation > 0, deviation, 1.0).astype(np.float32)
-
-
-def _build(points: NDArray[np.float32], kind: Index) -> faiss.Index:
-    if kind == "flat" or (kind == "auto" and len(points) < LARGE):
-        index = faiss.IndexFlatL2(points.shape[1])
-    else:
-        links, construction, search = HNSW
-        index = faiss.IndexHNSWFlat(points.shape[1], links)
-        index.hnsw.efConstruction, index.hnsw.efSearch = construction, search
-    index.add(points)  # type: ignore[call-arg]
-    return index
 
 
 def _without(
