@@ -202,6 +202,14 @@ def test_not_text_folder_missing(tmp_path: Path) -> None:
         read("cuau-emt/train_301K")
 
 
+@pytest.mark.parametrize("name", ["a.json", "POSCAR", "a.traj", "a.cif"])
+def test_other_formats_are_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text('{"coords": [[0, 0, 0]]}')
+    with pytest.raises(InputError, match=f"{name}: the format is not known; read are extended XYZ"):
+        read(path)
+
+
 class Bomb:
     """Unpickling it makes a folder."""
 

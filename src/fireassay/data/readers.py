@@ -116,7 +116,15 @@ def format_of(path: Path) -> str:
     if any(suffix in (".tar", ".tgz", ".txz") for suffix in path.suffixes) and tarfile.is_tarfile(path):
         raise InputError(f"{path}: a tar archive; unpack it and name the file or DeePMD folder in it")
     by_suffix = {".npz": "npz", ".npy": "npz", ".db": "ASE database"}
-    return by_suffix.get(path.suffix, "extended XYZ")
+    if path.suffix in by_suffix:
+        return by_suffix[path.suffix]
+    compressed = path.suffix in (".gz", ".xz", ".bz2")
+    if not compressed and not any("xyz" in suffix for suffix in path.suffixes) and not head.lstrip()[:1].isdigit():
+        raise InputError(
+            f"{path}: the format is not known; read are extended XYZ, ASE .db, npz and DeePMD folders: "
+            f"try ase convert {path.name} {path.stem}.xyz"
+        )
+    return "extended XYZ"
 
 
 def check_distances(structure: Structure) -> None:
