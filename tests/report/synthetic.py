@@ -40,6 +40,7 @@ class Character:
     family: str = "nequip"
     splits: dict[str, float] = field(default_factory=lambda: {"300K": 300.0, "600K": 600.0, "1200K": 1200.0})
     frames: int = 100
+    second_estimator: bool = True
     seed: int = 0
 
 
@@ -71,12 +72,18 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(character.seed + 100)
     numbers, positions = atoms or molecule()
-    record = environment(f"fireassay train {character.family}.yaml --output {folder.name}")
-    write_json(
-        folder / "run.json",
-        {**record, "status": "finished", "seed": character.seed, "data": {"training": {"file": "train_300K.xyz"}}},
-    )
-    write_text(folder / "config.yaml", f"model:\n  name: {character.family}\n  l_max: 2\n")
+    record = {
+        "name": folder.name,
+        "status": "finished",
+        "seed": character.seed,
+        "dtype": "float32",
+        "data": {"fingerprint": "eb5e34ac1fb485b0", "train": "3bpa-xtb/train_300K", "frames": 500},
+        "e0": {"sentence": "given for H, C, N and O"},
+        "result": {"source": "ema", "finished": "epochs", "epochs": 120},
+        "provenance": environment(f"fireassay train {character.family}.yaml --output {folder.name}"),
+    }
+    write_json(folder / "run.json", record)
+    write_text(folder / "config.yaml", f"model:\n  type: {character.family}\n  l_max: 2\n")
     if "metrics" in assays:
         _metrics(folder, character, rng)
         _errors(folder, rng, len(numbers))
@@ -254,7 +261,7 @@ def _stability(folder: Path, character: Character, rng: np.random.Generator, lab
     life = 150 + rng.exponential(character.lifetime, replicas)
     failed = life < duration
     time = np.minimum(np.round(life), duration)
-    criteria = ("bond", "bond", "bond", "close_contact")
+    criteria = ("bond_length", "bond_length", "bond_length", "closest_approach")
     failures = [
         {
             "replica": int(r),
@@ -263,6 +270,7 @@ def _stability(folder: Path, character: Character, rng: np.random.Generator, lab
             "time": float(time[r]),
             "value": float(2 + 0.2 * rng.random()) if r % 4 < 3 else 0.48,
             "limit": 2.0 if r % 4 < 3 else 0.5,
+            "unit": "Å",
         }
         for r in np.flatnonzero(failed)
     ]
@@ -278,6 +286,13 @@ def _stability(folder: Path, character: Character, rng: np.random.Generator, lab
         "time_to_failure.q75": Quantity(float(q75), "fs"),
         "failures": Quantity(failures),
         "replica_steps_per_second": Quantity(312.0, "1/s"),
+        "median_survival": Quantity(float(median) if failed.mean() > 0.5 else None, "fs"),
+        "criteria": Quantity(["not_finite", "bond_length", "closest_approach", "temperature", "energy_jump"]),
+        "drift.rate": Quantity(0.021, "meV/atom/ps"),
+        "drift.rate_half_step": Quantity(0.004, "meV/atom/ps"),
+        "drift.fluctuation": Quantity(0.41, "meV/atom"),
+        "drift.fluctuation_half_step": Quantity(0.103, "meV/atom"),
+        "drift.fluctuation_ratio": Quantity(3.98),
     }
     for name in {f["criterion"] for f in failures}:
         values[f"failures.{name}"] = Quantity(sum(f["criterion"] == name for f in failures))
@@ -327,18 +342,23 @@ def _landscape(folder: Path, character: Character, rng: np.random.Generator, lab
             loss = np.sqrt(minimum**2 + (bend * (np.abs(t) + 2 * t**2)) ** 2)
             arrays[f"{norm}.{kind}"] = loss
             entropies[kind] = float(np.log(np.exp(-loss.mean(0) / scale).sum()))
+            arrays["temperature_factor"] = np.logspace(-2, 2, 41)
+            arrays[f"{norm}.entropy_of_temperature.{kind}"] = np.array(
+                [np.log(np.exp(-loss.mean(0) / (scale * f)).sum() + 1e-300) for f in arrays["temperature_factor"]]
+            )
         total = 0.2 * entropies["energy"] + 0.8 * entropies["forces"]
         for kind, value in (entropies | {"total": total}).items():
             values[f"{norm}.entropy.{kind}"] = Quantity(value)
             values[f"{norm}.entropy_integral.{kind}"] = Quantity(value - np.log(160.0))
+        arrays[f"{norm}.cosines"] = np.eye(20)
         values[f"{norm}.cosine_max"] = Quantity(0.002 if norm == "filter" else 0.97)
     settings = {
-        "directions": 20,
+        "n_directions": 20,
         "points": 81,
-        "extent": 0.25,
+        "span": 0.25,
         "normalisations": ["filter", "published"],
-        "energy_temperature": 0.004,
-        "forces_temperature": 0.040,
+        "temperature_energy": 0.004,
+        "temperature_forces": 0.040,
         "alpha": 0.2,
         "seed": 0,
     }
@@ -376,6 +396,13 @@ def _uncertainty(folder: Path, character: Character, rng: np.random.Generator, l
             "recall": (0.64, ""),
         }
         values |= {f"{split}.{name}": Quantity(*pair) for name, pair in numbers.items()}
+        if character.second_estimator:
+            shared = [name for name in numbers if name not in ("ood_fraction", "auroc", "recall")]
+            values |= {f"{split}.distance_aware.{name}": Quantity(*numbers[name]) for name in shared}
+            values[f"{split}.distance_aware.area"] = values[f"{split}.distance_aware.area_over"] = Quantity(0.01)
+            values[f"{split}.distance_aware.mean_uncertainty"] = Quantity(0.98 * float(error.mean()), "eV/Å")
+            arrays[f"{split}.distance_aware.coverage"] = levels**1.05
+            arrays[f"{split}.distance_aware.uncertainty"] = 1.2 * guess.ravel()
         arrays |= {
             f"{split}.uncertainty": guess.ravel(),
             f"{split}.error": error.ravel(),
@@ -386,6 +413,7 @@ def _uncertainty(folder: Path, character: Character, rng: np.random.Generator, l
             f"{split}.coverage": coverage,
         }
     values |= {
+        "estimator": Quantity("published"),
         "ood_cutoff": Quantity(0.55),
         "n_training_atoms": Quantity(13500),
         "k": Quantity(10),

@@ -87,12 +87,18 @@ def _architecture(run: Run) -> str:
 
 
 def _training(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    sentences: list[tuple[str, list[str]]]
     trained = [run for run in runs if len(run.metrics.get("epoch", ()))]
     if not trained:
         return []
     keys = [key for key in ("nequip", "mace") if any(key in _architecture(run) for run in trained)]
     spans = ", ".join(f"{run.label} for {int(run.metrics['epoch'][-1])} epochs" for run in trained)
-    return [(f"Trained were {spans}, in one training loop and from one data path.", keys)]
+    sentences = [(f"Trained were {spans}, in one training loop and from one data path.", keys)]
+    for run in trained:
+        e0 = run.record.get("e0")
+        if isinstance(e0, dict) and isinstance(e0.get("sentence"), str):
+            sentences.append((f"Energies of isolated atoms of {run.label}: {e0['sentence']}.", []))
+    return sentences
 
 
 def _accuracy(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
@@ -151,7 +157,7 @@ def _landscape(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     settings = tested[0].assays["landscape"].settings
     points = tested[0].array("landscape", "t", (None,))
     size = f", {len(points)} points each" if points is not None else ""
-    number = f"{settings['directions']} " if isinstance(settings.get("directions"), int) else ""
+    number = f"{settings['n_directions']} " if isinstance(settings.get("n_directions"), int) else ""
     return [
         (
             f"The loss was evaluated on lines along {number}random directions{size}, normalised by filter and, for "

@@ -94,7 +94,24 @@ class Run:
         mark = {"accuracy": ".frames", "uncertainty": ".mean_error"}[assay]
         result = self.assays.get(assay)
         names = [key.removesuffix(mark) for key in result.values if key.endswith(mark)] if result else []
+        names = [name for name in names if not any(name in self._seconds(other) for other in names)]
         return sorted(names, key=lambda name: self.temperature(name) or np.inf)
+
+    def estimators(self, split: str) -> list[tuple[str, str]]:
+        """Name and prefix of each estimator that judged a split, first the one that the run uses."""
+        own = self.assays["uncertainty"].values.get("estimator")
+        first = str(own.value) if own else "LTAU"
+        return [(first, split), *((p.removeprefix(f"{split}."), p) for p in self._seconds(split))]
+
+    def _seconds(self, split: str) -> list[str]:
+        values = self.assays["uncertainty"].values if "uncertainty" in self.assays else {}
+        prefixes = [f"{split}.{name}" for name in ("published", "distance_aware")]
+        return [prefix for prefix in prefixes if f"{prefix}.mean_error" in values]
+
+    @property
+    def calculator(self) -> bool:
+        """Whether this is somebody's calculator, without weights of ours and without a training."""
+        return "calculator" in self.record
 
     def temperature(self, split: str) -> float | None:
         """The temperature of a split in K, when the accuracy record states it."""
@@ -117,9 +134,10 @@ def load_runs(folders: Sequence[Path], output: Path) -> list[Run]:
     return runs
 
 
-def split_names(runs: Sequence[Run], assay: str) -> list[str]:
-    """The splits of all runs, coolest first, each named once."""
+def split_names(runs: Sequence[Run], assay: str, training: bool = True) -> list[str]:
+    """The splits of all runs, coolest first, each named once; on request without `train`, which tests nothing."""
     names = list(dict.fromkeys(name for run in runs for name in run.splits(assay)))
+    names = [name for name in names if training or name != "train"]
     return sorted(names, key=lambda name: next((t for r in runs if (t := r.temperature(name)) is not None), np.inf))
 
 
@@ -204,7 +222,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _source(id: str, label: str, kind: str, path: Path, base: Path, provenance: dict[str, Any]) -> Source:
     arrays = path.with_suffix(".npz") if kind in ASSAYS else None
-    nested = provenance.get("environment")
+    nested = provenance.get("provenance")
     details = {**nested, **provenance} if isinstance(nested, dict) else provenance
     versions = details.get("versions")
     return Source(

@@ -133,7 +133,7 @@ def _words(items: Sequence[str], last: str = "and") -> str:
 
 def _accuracy_rankings(runs: Sequence[Run], criteria: Criteria, quantity: str) -> list[_Ranking]:
     rankings = []
-    for split in split_names(runs, "accuracy"):
+    for split in split_names(runs, "accuracy", training=False):
         name = f"{split}.{'forces' if quantity == 'forces' else 'energy_per_atom'}.rmse"
         scored = [(run.number("accuracy", name), run) for run in runs]
         ranked = [run for _, run in sorted(((e, r) for e, r in scored if e is not None), key=lambda pair: pair[0])]
@@ -276,7 +276,7 @@ def _kelvin(run: Run) -> float | None:
 def _tested_temperatures(run: Run) -> list[tuple[float, str, float]]:
     """Temperature, split and normalised force RMSE in %, coolest first."""
     rows = []
-    for split in run.splits("accuracy"):
+    for split in split_names([run], "accuracy", training=False):
         kelvin, share = run.temperature(split), run.number("accuracy", f"{split}.forces.rmse_percent")
         if kelvin is not None and share is not None:
             rows.append((kelvin, split, share))
@@ -350,7 +350,7 @@ def _survival_sentence(run: Run, criteria: Criteria) -> str:
 def _confidence(runs: Sequence[Run], criteria: Criteria) -> list[Finding]:
     findings = []
     for run in runs:
-        splits = run.splits("uncertainty")
+        splits = split_names([run], "uncertainty", training=False)
         rows = []
         for split in splits:
             over, under, area = (run.number("uncertainty", f"{split}.{n}") for n in ("area_over", "area_under", "area"))
@@ -399,11 +399,14 @@ def _wall(run: Run, splits: Sequence[str]) -> list[str]:
 
 
 def family(run: Run) -> str | None:
-    """What makes entropies comparable: the model section of the configuration without seeds; None when unknown."""
+    """What makes entropies comparable: the model's configuration but for its depth; None when unknown.
+
+    More layers leave the filters of a layer as they are; degree, parity and channels do not.
+    """
     model = run.config.get("model")
     if not isinstance(model, dict):
         return None
-    shape = {k: v for k, v in model.items() if k not in ("seed", "dtype", "device")}
+    shape = {k: v for k, v in model.items() if k not in ("n_layers", "seed", "dtype", "device")}
     return repr(sorted(shape.items(), key=lambda item: str(item[0])))
 
 
@@ -433,9 +436,9 @@ def _entropy(runs: Sequence[Run]) -> list[Finding]:
 
 
 def _overview(runs: Sequence[Run], criteria: Criteria) -> tuple[list[str], list[list[Cell]]]:
-    splits = split_names(runs, "accuracy")
+    splits = split_names(runs, "accuracy", training=False)
     md = any("stability" in run.assays for run in runs)
-    bars = split_names(runs, "uncertainty")
+    bars = split_names(runs, "uncertainty", training=False)
     hottest = bars[-1:] if bars else []
     columns = [f"forces at {s}" for s in splits] + (["MD"] if md else []) + [f"error bars at {s}" for s in hottest]
     rows = []
@@ -484,6 +487,17 @@ def _bars_cell(run: Run, split: str, criteria: Criteria) -> Cell:
     return Cell(f"|A| {digits(area, 2)}", word, grade, "figure-calibration")
 
 
+def _diverged(runs: Sequence[Run]) -> list[Finding]:
+    findings = []
+    for run in runs:
+        counts = [(s, run.number("accuracy", f"{s}.not_finite") or 0) for s in run.splits("accuracy")]
+        words = [f"{int(count)} at {split}" for split, count in counts if count]
+        if words:
+            text = f"{run.label} gave no finite prediction for some frames ({_words(words)}); no error is stated there."
+            findings.append(Finding(text, [("table-accuracy", "errors")], sources_of([run], "accuracy")))
+    return findings
+
+
 def _cautions(runs: Sequence[Run], criteria: Criteria) -> list[Finding]:
     findings = []
     if len(runs) > 1:
@@ -493,12 +507,19 @@ def _cautions(runs: Sequence[Run], criteria: Criteria) -> list[Finding]:
         )
         findings.append(Finding(text, [("provenance", "provenance")], sources_of(runs, "run")))
     for assay in ASSAYS:
-        lacking = [run for run in runs if assay not in run.assays]
+        lacking = [
+            r for r in runs if assay not in r.assays and not (r.calculator and assay in ("landscape", "uncertainty"))
+        ]
         if lacking:
             text = (
                 f"{_names(lacking)} {'has' if len(lacking) == 1 else 'have'} no {assay} assay: nothing is known there."
             )
             findings.append(Finding(text, [(assay, "how to add it")], []))
+    prints = {str(run.record["data"].get("fingerprint")) for run in runs if isinstance(run.record.get("data"), dict)}
+    if len(prints) > 1:
+        text = "The potentials were trained on different data or splits: a difference may come from the data alone."
+        findings.append(Finding(text, [("provenance", "provenance")], sources_of(runs, "run")))
+    findings += _diverged(runs)
     unfinished = [
         r for r in runs if str(r.record.get("status", "finished")) not in ("finished", "complete", "completed", "done")
     ]

@@ -110,10 +110,11 @@ def chapter(runs: Sequence[Run]) -> Chapter:
         *_histograms(tested, splits),
         *_against_temperature(tested, splits),
     ]
-    tables = [_summary(tested, splits), *_elements(tested, splits), *_differences(tested, splits)]
+    tables = [_summary(tested), *_parts(tested, "element"), *_parts(tested, "group"), *_differences(tested, splits)]
     lead = (
         "Predictions against the reference on each split. Percentages put errors of different splits on one scale: "
         "RMSE as a share of the standard deviation of the reference, MAE as a share of its mean absolute value."
+        + _zero(tested)
     )
     return Chapter("accuracy", "Accuracy", lead, figures, tables, missing)
 
@@ -236,7 +237,7 @@ def _against_temperature(runs: Sequence[Run], splits: Sequence[str]) -> list[Fig
     ):
         series = []
         for run in runs:
-            pairs = [(run.temperature(s), run.number("accuracy", f"{s}.{name}")) for s in splits]
+            pairs = [(run.temperature(s), run.number("accuracy", f"{s}.{name}")) for s in splits if s != "train"]
             points = np.array([(t, factor * e) for t, e in pairs if t is not None and e is not None])
             if len(np.unique(points[:, 0] if len(points) else points)) < 2:
                 continue
@@ -259,7 +260,7 @@ def _against_temperature(runs: Sequence[Run], splits: Sequence[str]) -> list[Fig
     return [Figure("figure-temperature", "Error against temperature", caption, panels, source, key)] if panels else []
 
 
-def _summary(runs: Sequence[Run], splits: Sequence[str]) -> Table:
+def _summary(runs: Sequence[Run]) -> Table:
     fields = [
         meV("forces MAE", "SPLIT.forces.mae", "/Å"),
         meV("forces RMSE", "SPLIT.forces.rmse", "/Å"),
@@ -273,6 +274,7 @@ def _summary(runs: Sequence[Run], splits: Sequence[str]) -> Table:
         meV("stress RMSE", "SPLIT.stress.rmse", "/Å^3"),
         meV("net force RMSE", "SPLIT.net_force.rmse", "/Å"),
         meV("extrapolation slope of forces", "extrapolation_slope", "/Å/K"),
+        Column("frames without a finite prediction", record="SPLIT.not_finite", trim=True),
     ]
     rows, marks = [], []
     for run in runs:
@@ -287,7 +289,9 @@ def _summary(runs: Sequence[Run], splits: Sequence[str]) -> Table:
         Column("temperature", "K", "K", record="SPLIT.temperature", trim=True),
         Column("frames", record="SPLIT.frames"),
     ]
+    # A column without values, or of zeros where zero is as it should be, says nothing.
     keep = [j for j in range(len(fields)) if any(row[4 + j] is not None for row in rows)]
+    keep = [j for j in keep if fields[j].record != "SPLIT.not_finite" or any(row[4 + j] for row in rows)]
     return Table(
         "table-accuracy",
         "Errors per split",
@@ -299,31 +303,41 @@ def _summary(runs: Sequence[Run], splits: Sequence[str]) -> Table:
     )
 
 
-def _elements(runs: Sequence[Run], splits: Sequence[str]) -> list[Table]:
+def _parts(runs: Sequence[Run], part: str) -> list[Table]:
+    """The table of errors per element or per group."""
     kinds = ("mae", "rmse", "max", "mae_percent", "rmse_percent")
     rows, marks = [], []
     for run in runs:
         for split in run.splits("accuracy"):
-            pattern = re.compile(re.escape(f"{split}.forces.") + r"([A-Z][a-z]?)\.rmse")
-            for found in filter(None, map(pattern.fullmatch, run.assays["accuracy"].values)):
-                stem = f"{split}.forces.{found[1]}"
-                rows.append([run.label, split, found[1], *(run.number("accuracy", f"{stem}.{kind}") for kind in kinds)])
+            found = r"\.forces\.(?P<name>[A-Z][a-z]?)" if part == "element" else r"\.group\.(?P<name>.+)\.forces"
+            pattern = re.compile(f"(?P<stem>{re.escape(split)}{found})\\.rmse")
+            for match in filter(None, map(pattern.fullmatch, run.assays["accuracy"].values)):
+                numbers = [run.number("accuracy", f"{match['stem']}.{kind}") for kind in kinds]
+                rows.append([run.label, split, match["name"], *numbers])
                 marks.append(run.index)
+    stem = "SPLIT.forces.ELEMENT" if part == "element" else "SPLIT.group.GROUP.forces"
     columns = [
         Column("potential", text=True),
         Column("split", text=True),
-        Column("element", text=True),
-        *(meV(f"forces {kind.upper()}", f"SPLIT.forces.ELEMENT.{kind}", "/Å") for kind in kinds[:3]),
-        Column("MAE / mean", "%", "%", record="SPLIT.forces.ELEMENT.mae_percent"),
-        Column("RMSE / std", "%", "%", record="SPLIT.forces.ELEMENT.rmse_percent"),
+        Column(part, text=True),
+        *(meV(f"forces {kind.upper()}", f"{stem}.{kind}", "/Å") for kind in kinds[:3]),
+        Column("MAE / mean", "%", "%", record=f"{stem}.mae_percent"),
+        Column("RMSE / std", "%", "%", record=f"{stem}.rmse_percent"),
     ]
-    caption = "Errors of the force components on the atoms of one element."
+    what = "the atoms of one element" if part == "element" else "the frames of one group"
+    caption = f"Errors of the force components on {what}."
     source = sources_of(runs, "accuracy")
-    return (
-        [Table("table-elements", "Force errors per element", caption, columns, rows, source, marks, True)]
-        if rows
-        else []
-    )
+    title = f"Force errors per {part}"
+    return [Table(f"table-{part}s", title, caption, columns, rows, source, marks, True)] if rows else []
+
+
+def _zero(runs: Sequence[Run]) -> str:
+    """A sentence on the zero of energy, when one was fitted."""
+    zeros = [run.assays["accuracy"].values.get("energy_zero") for run in runs]
+    fitted = [run.label for run, zero in zip(runs, zeros, strict=True) if zero is not None and zero.value == "fit"]
+    if not fitted:
+        return ""
+    return f" The zeros of energy of {', '.join(fitted)} were fitted per element to the reference before comparing."
 
 
 def _differences(runs: Sequence[Run], splits: Sequence[str]) -> list[Table]:

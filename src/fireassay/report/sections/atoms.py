@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 
 from fireassay.report.figures import sources_of
 from fireassay.report.runs import Run, split_names
-from fireassay.report.sections.chapter import Chapter
+from fireassay.report.sections.chapter import Chapter, command
 from fireassay.report.style import VIRIDIS, rounded, symbol
 from fireassay.report.tables import Column, Table, meV
 
@@ -55,8 +55,8 @@ def chapter(runs: Sequence[Run]) -> tuple[Chapter, dict[str, Any]]:
     views = [view for split in names if (view := _view(tested, split)) is not None]
     chapter = Chapter("atoms", "Where the errors sit", "")
     if not views:
-        command = f"fireassay assay accuracy {runs[0].folder}"
-        return Chapter("atoms", "Where the errors sit", "", missing=[("No record holds per-atom errors.", command)]), {}
+        lines = [("No record holds per-atom errors.", command(runs[0], "accuracy"))]
+        return Chapter("atoms", "Where the errors sit", "", missing=lines), {}
     lead = (
         "The structure of each split, its atoms coloured by their error. All potentials and both quantities of a split "
         "share one colour scale, so that an honest uncertainty looks like the error beside it."
@@ -75,15 +75,16 @@ def _view(runs: Sequence[Run], split: str) -> View | None:
         return None
     if atoms.fixed:
         sizes = np.bincount(atoms.structure)
-        lowest = int(np.nanargmin(atoms.energy)) if atoms.energy is not None and len(atoms.energy) == len(sizes) else 0
-        chosen = atoms.structure == lowest
+        energy = atoms.energy if atoms.energy is not None and len(atoms.energy) == len(sizes) else np.empty(0)
+        known = bool(np.isfinite(energy).any())
+        chosen = atoms.structure == (int(np.nanargmin(energy)) if known else 0)
         values = {q: {i: _mean(v, len(sizes)) for i, v in parts.items()} for q, parts in raw.items()}
-        shown = "the frame of lowest energy" if atoms.energy is not None else "the first frame"
+        shown = "the frame of lowest energy" if known else "the first frame"
         note = f"Per-atom mean over the {len(sizes)} frames; the geometry is {shown}."
     else:
         parts = raw["error"] or raw["uncertainty"]
-        worst = np.nanmax(np.stack(list(parts.values())), axis=0)
-        frame = atoms.structure[int(np.nanargmax(worst))]
+        worst = np.nan_to_num(np.stack(list(parts.values())), nan=-1.0, posinf=np.inf).max(axis=0)
+        frame = atoms.structure[int(np.argmax(worst))]
         chosen = atoms.structure == frame
         values = {q: {i: v[chosen] for i, v in parts.items()} for q, parts in raw.items()}
         note = f"Frames differ in their atoms: frame {frame}, which holds the largest error of any atom."
@@ -147,7 +148,7 @@ def _viewer(runs: Sequence[Run], views: Sequence[View]) -> dict[str, Any]:
         centred = view.positions - view.positions.mean(0)
         axes = np.linalg.svd(centred, full_matrices=False)[2] if len(centred) > 2 else np.eye(3)
         axes = axes * np.sign(np.linalg.det(axes)) if len(axes) == 3 else np.eye(3)
-        everything = np.concatenate([v for parts in view.values.values() for v in parts.values()])
+        finite = np.concatenate([v[np.isfinite(v)] for parts in view.values.values() for v in parts.values()])
         splits.append(
             {
                 "split": view.split,
@@ -158,7 +159,7 @@ def _viewer(runs: Sequence[Run], views: Sequence[View]) -> dict[str, Any]:
                 "positions": [rounded(row, 5) for row in centred @ axes.T],
                 "bonds": bonds(view.numbers, view.positions).tolist(),
                 "values": {q: {str(i): rounded(1000 * v, 4) for i, v in p.items()} for q, p in view.values.items()},
-                "range": rounded([1000 * np.nanmin(everything), 1000 * np.nanmax(everything)], 4),
+                "range": rounded([1000 * finite.min(initial=np.inf), 1000 * finite.max(initial=0.0)], 4),
             }
         )
     return {

@@ -49,6 +49,7 @@ def chapter(runs: Sequence[Run]) -> Chapter:
         "normalised directions are not comparable."
     )
     figures = [_lines(tested, norm) for norm in normalisations(tested)]
+    figures += [_sensitivity(tested, norm) for norm in normalisations(tested)[:1]]
     return Chapter("landscape", "Loss landscape", lead, [f for f in figures if f.panels], [_table(tested)], missing)
 
 
@@ -59,7 +60,7 @@ def _lines(runs: Sequence[Run], norm: str) -> Figure:
         for run in runs:
             t = run.array("landscape", "t", (None,))
             loss = run.array("landscape", f"{norm}.{kind}", (None, None if t is None else len(t)))
-            if t is None or loss is None or not loss.size:
+            if t is None or loss is None or not np.isfinite(loss).any():
                 continue
             gaps = np.concatenate([loss, np.full((len(loss), 1), np.nan)], axis=1)
             x = np.tile(np.append(t, np.nan), len(loss))
@@ -83,6 +84,32 @@ def _lines(runs: Sequence[Run], norm: str) -> Figure:
     source = sources_of(runs, "landscape")
     key = [("solid", "mean"), ("thin", "one direction")]
     return Figure(f"figure-landscape-{_slug(norm)}", f"Landscapes, {norm} normalisation", caption, panels, source, key)
+
+
+def _sensitivity(runs: Sequence[Run], norm: str) -> Figure:
+    panels = []
+    for kind, title, letter in (("energy", "Energy", "E"), ("forces", "Forces", "F")):
+        series = []
+        for run in runs:
+            factor = run.array("landscape", "temperature_factor", (None,))
+            k = None if factor is None else len(factor)
+            entropy = run.array("landscape", f"{norm}.entropy_of_temperature.{kind}", (k,))
+            if factor is not None and entropy is not None:
+                x = 1000 * temperature([run], kind) * factor
+                series.append(Series("line", x, entropy, run.index, run.label, width=2.2))
+        if series:
+            unit = "meV/atom" if kind == "energy" else "meV/Å"
+            scale = 1000 * temperature(runs, kind)
+            rule = Rule("x", scale, f"T_{letter} = {brief(scale)} {unit}")
+            span = padded([s.x for s in series], log=True, share=0.0)
+            label = f"temperature of the entropy ({unit})"
+            panels.append(Panel(title, label, "loss entropy", series, [rule], x_log=True, x_range=span))
+    caption = (
+        "Loss entropy against its temperature. Curves that cross mean that the ranking depends on the choice of "
+        "temperature, which is marked."
+    )
+    source = sources_of(runs, "landscape")
+    return Figure("figure-entropy-temperature", "Does the entropy depend on its temperature?", caption, panels, source)
 
 
 def _slug(name: str) -> str:

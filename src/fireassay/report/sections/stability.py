@@ -18,7 +18,9 @@ from fireassay.report.statistics import log_rank, wilson
 from fireassay.report.style import symbol
 from fireassay.report.tables import Column, Table
 
-PROTOCOL = ("temperature", "timestep", "duration", "thermostat", "ensemble", "start")
+# What does not decide when a trajectory fails.
+_INCIDENTAL = ("seed", "replicas", "skin", "max_edges", "record_every", "confidence", "protocol", "relax_force_limit")
+_INCIDENTAL_PREFIXES = ("drift_", "last_")
 
 
 def survival(run: Run) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
@@ -41,7 +43,12 @@ def compare(a: Run, b: Run) -> float | None:
 def protocol_differences(a: Run, b: Run) -> list[str]:
     """The settings of the protocol in which two stability assays differ."""
     first, second = a.assays["stability"].settings, b.assays["stability"].settings
-    return [key for key in PROTOCOL if first.get(key) != second.get(key)]
+    names = [n for n in {**first, **second} if n not in _INCIDENTAL and not n.startswith(_INCIDENTAL_PREFIXES)]
+    differing = [name for name in names if first.get(name) != second.get(name)]
+    one, two = (run.array("stability", "atomic_numbers", (None,)) for run in (a, b))
+    if one is not None and two is not None and not np.array_equal(one, two):
+        differing.append("atoms")
+    return differing
 
 
 def chapter(runs: Sequence[Run]) -> Chapter:
@@ -55,7 +62,7 @@ def chapter(runs: Sequence[Run]) -> Chapter:
         "of the protocol is violated for the first time; one that reaches the end is censored there."
     )
     figures = [_curves(tested), _times(tested), *_thermostat(tested)]
-    tables = [_summary(tested), *_log_rank(tested), *_failures(tested)]
+    tables = [_summary(tested), *_log_rank(tested), *_drift(tested), *_failures(tested)]
     return Chapter("stability", "Stability in molecular dynamics", lead, figures, tables, missing)
 
 
@@ -158,6 +165,7 @@ def _summary(runs: Sequence[Run]) -> Table:
             Column(f"time to failure, {name}", "fs", "ps", 1e-3, f"time_to_failure.{name}")
             for name in ("mean", "std", "median", "q25", "q75")
         ),
+        Column("median of the survival curve", "fs", "ps", 1e-3, "median_survival"),
         Column("replica-steps per second", "1/s", "1/s", record="replica_steps_per_second"),
     ]
     rows = []
@@ -174,6 +182,28 @@ def _summary(runs: Sequence[Run]) -> Table:
     return Table(
         "table-stability", "Survival", caption, columns, rows, sources_of(runs, "stability"), [r.index for r in runs]
     )
+
+
+def _drift(runs: Sequence[Run]) -> list[Table]:
+    columns = [
+        Column("potential", text=True),
+        Column("drift", "meV/atom/ps", "meV/atom/ps", record="drift.rate"),
+        Column("drift at half the time step", "meV/atom/ps", "meV/atom/ps", record="drift.rate_half_step"),
+        Column("fluctuation", "meV/atom", "meV/atom", record="drift.fluctuation"),
+        Column("fluctuation at half the time step", "meV/atom", "meV/atom", record="drift.fluctuation_half_step"),
+        Column("ratio of fluctuations", record="drift.fluctuation_ratio"),
+    ]
+    rows = [[run.label, *(run.number("stability", column.record) for column in columns[1:])] for run in runs]
+    known = [(row, run.index) for row, run in zip(rows, runs, strict=True) if any(v is not None for v in row[1:])]
+    if not known:
+        return []
+    caption = (
+        "Total energy at constant energy, without a thermostat. The fluctuation of a smooth potential falls fourfold "
+        "when the time step is halved; one that falls less has forces that jump."
+    )
+    body, marks = [row for row, _ in known], [mark for _, mark in known]
+    source = sources_of(runs, "stability")
+    return [Table("table-drift", "Conservation of energy", caption, columns, body, source, marks)]
 
 
 def _log_rank(runs: Sequence[Run]) -> list[Table]:
@@ -221,6 +251,7 @@ def _failures(runs: Sequence[Run]) -> list[Table]:
                     " – ".join(_atom(a, numbers) for a in _list(item.get("atoms"))),
                     _plain_number(item.get("value")),
                     _plain_number(item.get("limit")),
+                    str(item.get("unit", "")),
                 ]
             )
             marks.append(run.index)
@@ -232,8 +263,9 @@ def _failures(runs: Sequence[Run]) -> list[Table]:
         Column("atoms that went first", record="failures: atoms", text=True),
         Column("value", record="failures: value"),
         Column("limit", record="failures: limit"),
+        Column("unit", record="failures: unit", text=True),
     ]
-    caption = "Every failure, earliest first: atoms by symbol and index from 0; lengths in Å, temperatures in K."
+    caption = "Every failure, earliest first; atoms by symbol and index from 0."
     source = sources_of(runs, "stability")
     return [Table("table-failures", "Failures", caption, columns, rows, source, marks, True)] if rows else []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,12 @@ def chapter(runs: Sequence[Run]) -> Chapter:
     """Curves and the last epoch's numbers of every run with metrics."""
     trained = [run for run in runs if len(run.metrics.get("epoch", ())) > 0]
     missing = [
-        (f"{run.label} has no training metrics.", f"fireassay train CONFIG --output {run.folder}")
+        (f"{run.label} is a calculator: nothing was trained.", "")
+        if run.calculator
+        else (
+            f"{run.label} has no training metrics.",
+            f"fireassay train CONFIG --output {shlex.quote(str(run.folder))}",
+        )
         for run in runs
         if run not in trained
     ]
@@ -78,6 +84,12 @@ def _panel(runs: Sequence[Run], title: str, name: str, label: str) -> Panel:
     return Panel(title, "epoch", label, series, rules, y_log=True, y_range=padded([s.y for s in series], log=True))
 
 
+def _ending(run: Run) -> str:
+    result = run.record.get("result")
+    reason = result.get("finished") if isinstance(result, dict) else None
+    return str(reason or run.record.get("status") or "not recorded").replace("_", " ")
+
+
 def _table(runs: Sequence[Run]) -> Table:
     names = (
         "validation.forces_rmse",
@@ -95,7 +107,7 @@ def _table(runs: Sequence[Run]) -> Table:
         meV("energy RMSE, training", names[3], "/atom"),
         meV("lowest forces RMSE, validation", names[0], "/Å"),
         Column("at epoch", record="epoch"),
-        Column("status", record="run.json: status", text=True),
+        Column("ended by", record="run.json: result.finished, status", text=True),
     ]
     rows = []
     for run in runs:
@@ -110,7 +122,7 @@ def _table(runs: Sequence[Run]) -> Table:
                 *(last.get(name) for name in names),
                 None if best is None else float(curve[best]),
                 None if best is None else int(run.metrics["epoch"][best]),
-                str(run.record.get("status", "not recorded")),
+                _ending(run),
             ]
         )
     return Table(

@@ -82,9 +82,11 @@ def _calibration(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
         series = []
         for run in runs:
             levels = run.array("uncertainty", "levels", (None,))
-            coverage = run.array("uncertainty", f"{split}.coverage", (None if levels is None else len(levels),))
-            if levels is not None and coverage is not None:
-                series.append(Series("line", 100 * levels, 100 * coverage, run.index, run.label, width=2.4))
+            for order, (estimator, prefix) in enumerate(run.estimators(split)):
+                coverage = run.array("uncertainty", f"{prefix}.coverage", (None if levels is None else len(levels),))
+                if levels is not None and coverage is not None:
+                    name, dash = f"{run.label}, {_plain(estimator)}", "dash" if order else "solid"
+                    series.append(Series("line", 100 * levels, 100 * coverage, run.index, name, width=2.4, dash=dash))
         if series:
             label = "errors inside the interval (%)"
             span = (0.0, 100.0)
@@ -96,24 +98,25 @@ def _calibration(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
         "intervals are honest; below it they are too narrow (overconfident, area A+), above it too wide (area A−)."
     )
     source = sources_of(runs, "uncertainty")
-    return [Figure("figure-calibration", "Calibration", caption, panels, source)] if panels else []
+    return [Figure("figure-calibration", "Calibration", caption, panels, source, _key(runs))] if panels else []
 
 
 def _ratio(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
     series = []
     for run in runs:
-        points = []
+        points: dict[str, list[tuple[float, float]]] = {}
         for split in splits:
-            kelvin, guess, error = (
-                run.temperature(split),
-                run.number("uncertainty", f"{split}.mean_uncertainty"),
-                run.number("uncertainty", f"{split}.mean_error"),
-            )
-            if kelvin is not None and guess is not None and error:
-                points.append((kelvin, guess / error))
-        if len(points) > 1:
-            x, y = np.array(sorted(points)).T
-            series.append(Series("line", x, y, run.index, run.label, markers=True, size=9))
+            for estimator, prefix in run.estimators(split):
+                kelvin = run.temperature(split)
+                guess = run.number("uncertainty", f"{prefix}.mean_uncertainty")
+                error = run.number("uncertainty", f"{prefix}.mean_error")
+                if kelvin is not None and guess is not None and error:
+                    points.setdefault(estimator, []).append((kelvin, guess / error))
+        for order, (estimator, pairs) in enumerate(points.items()):
+            if len(pairs) > 1:
+                x, y = np.array(sorted(pairs)).T
+                name, dash = f"{run.label}, {_plain(estimator)}", "dash" if order else "solid"
+                series.append(Series("line", x, y, run.index, name, markers=True, size=9, dash=dash))
     if not series:
         return []
     top = max(1.15, 1.1 * max(float(s.y.max()) for s in series))
@@ -133,14 +136,28 @@ def _ratio(runs: Sequence[Run], splits: Sequence[str]) -> list[Figure]:
             caption,
             [panel],
             sources_of(runs, "uncertainty", "accuracy"),
+            _key(runs),
         )
     ]
+
+
+def _key(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What the line styles mean, when more than one estimator was judged."""
+    names = [run.estimators(split) for run in runs for split in run.splits("uncertainty")]
+    second = sorted({_plain(name) for estimators in names for name, _ in estimators[1:]})
+    first = sorted({_plain(estimators[0][0]) for estimators in names})
+    return [("solid", ", ".join(first)), ("dash", ", ".join(second))] if second else []
+
+
+def _plain(estimator: str) -> str:
+    return estimator.replace("_", "-")
 
 
 def _table(runs: Sequence[Run]) -> Table:
     columns = [
         Column("potential", text=True),
         Column("split", text=True),
+        Column("estimator", text=True, record="estimator"),
         meV("mean true error", "SPLIT.mean_error", "/Å"),
         meV("mean predicted error", "SPLIT.mean_uncertainty", "/Å"),
         Column("A+ (overconfident)", record="SPLIT.area_over"),
@@ -159,9 +176,10 @@ def _table(runs: Sequence[Run]) -> Table:
     rows, marks = [], []
     for run in runs:
         for split in run.splits("uncertainty"):
-            number = [run.number("uncertainty", c.record.replace("SPLIT", split)) for c in columns[2:]]
-            rows.append([run.label, split, *number])
-            marks.append(run.index)
+            for estimator, prefix in run.estimators(split):
+                number = [run.number("uncertainty", c.record.replace("SPLIT", prefix)) for c in columns[3:]]
+                rows.append([run.label, split, _plain(estimator), *number])
+                marks.append(run.index)
     caption = (
         "Areas between the calibration curve and the diagonal, correlations of predicted and true error, and how well "
         "the distance to the training atoms finds the large errors."
