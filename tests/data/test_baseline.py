@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,16 +8,9 @@ from fireassay.data.datasets import Dataset
 from fireassay.data.readers import read
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
+from samples import shared
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 E0 = {1: -13.5, 6: -1030.0, 8: -2040.0}
-
-
-def shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"real data {name} is not beside the checkout (../shared/data)")
-    return path
 
 
 def frame(numbers: list[int], noise: float = 0.0, energy: bool = True) -> Structure:

@@ -9,8 +9,7 @@ import pytest
 
 from fireassay.data.extxyz import parse_comment, read_extxyz
 from fireassay.errors import InputError
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from samples import shared
 
 
 @pytest.mark.parametrize(
@@ -117,9 +116,7 @@ def test_default_periodicity_follows_the_lattice(tmp_path: Path) -> None:
     ],
 )
 def test_real_files_read_as_ase_reads_them(name: str) -> None:
-    if not (SHARED / name).exists():
-        pytest.skip(f"real data {name} is not beside the checkout (../shared/data)")
-    for frame, atoms in zip(read_extxyz(SHARED / name), ase.io.read(SHARED / name, ":", format="extxyz"), strict=True):
+    for frame, atoms in zip(read_extxyz(shared(name)), ase.io.read(shared(name), ":", format="extxyz"), strict=True):
         assert np.array_equal(frame.atomic_numbers, atoms.numbers)
         assert np.array_equal(frame.positions, atoms.positions)
         assert np.array_equal(frame.cell, atoms.cell[:])

@@ -11,15 +11,7 @@ from ase.io import write
 
 from fireassay.data.inspect import inspect
 from fireassay.errors import InputError
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-
-
-def shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"real data {name} is not beside the checkout (../shared/data)")
-    return path
+from samples import shared
 
 
 def molecules(path: Path, count: int = 6, cell: float | None = None, net: float = 0.0, stress: bool = False) -> Path:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +9,8 @@ from fireassay.data.graph import from_structures
 from fireassay.data.readers import read
 from fireassay.data.similarity import duplicates, energy_force_consistency
 from fireassay.data.structure import Structure
+from samples import shared
 from toys import Pair
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def rotation(rng: np.random.Generator) -> np.ndarray:
@@ -92,9 +90,7 @@ def test_other_elements_are_no_duplicates() -> None:
 
 
 def test_real_frames_that_two_files_share() -> None:
-    names = [SHARED / "3bpa" / f"{name}.xyz.xz" for name in ("train_300K", "train_mixedT")]
-    if not names[0].exists():
-        pytest.skip("real data 3bpa is not beside the checkout (../shared/data)")
+    names = [shared(f"3bpa/{name}.xyz.xz") for name in ("train_300K", "train_mixedT")]
     found = duplicates([frame for name in names for frame in read(name)])
     assert len(found.identical) == 31
     assert (found.identical[:, 0] < 500).all()
@@ -103,9 +99,7 @@ def test_real_frames_that_two_files_share() -> None:
 
 @pytest.mark.parametrize("name", ["lips/lips_1000.npz", "md17/naphthalene_test.npz", "snap_db/snap-Ni.db"])
 def test_real_labels_are_consistent(name: str) -> None:
-    if not (SHARED / name).exists():
-        pytest.skip(f"real data {name} is not beside the checkout (../shared/data)")
-    found = energy_force_consistency(read(SHARED / name))
+    found = energy_force_consistency(read(shared(name)))
     assert found is not None
     assert found.slope == pytest.approx(1, abs=0.03)
     assert found.correlation > 0.99

@@ -11,8 +11,7 @@ from fireassay.data.readers import read
 from fireassay.data.stress_check import stress_consistency
 from fireassay.data.structure import Structure
 from fireassay.units import GIGAPASCAL
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from samples import shared
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +45,7 @@ def test_nothing_to_say_without_labels(alloy: list[Structure]) -> None:
 
 @pytest.mark.parametrize("name", ["Li", "Li2S"])
 def test_deepmd_virials_are_minus_the_strain_derivative(name: str, tmp_path: Path) -> None:
-    archive = SHARED / "lips20" / f"{name}.tar.xz"
-    if not archive.exists():
-        pytest.skip("real data lips20 is not beside the checkout (../shared/data)")
+    archive = shared(f"lips20/{name}.tar.xz")
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path, filter="data")
     found = stress_consistency(read(tmp_path))
@@ -57,9 +54,7 @@ def test_deepmd_virials_are_minus_the_strain_derivative(name: str, tmp_path: Pat
 
 
 def test_ase_db_stress_of_molybdenum_has_the_sign_of_ase() -> None:
-    path = SHARED / "snap_db" / "snap-Mo.db"
-    if not path.exists():
-        pytest.skip("real data snap_db is not beside the checkout (../shared/data)")
+    path = shared("snap_db/snap-Mo.db")
     found = stress_consistency(read(path))
     assert found is not None
     assert 0.7 < found.slope < 1.5

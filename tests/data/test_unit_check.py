@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,7 @@ from fireassay.data.unit_check import (
     hydrogen_stiffness,
 )
 from fireassay.units import BOHR, ENERGY, HARTREE
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from samples import shared
 
 
 def methane(count: int = 40, stiffness: float = 30.0, total: bool = True) -> list[Structure]:
@@ -126,8 +124,6 @@ def test_ev_is_not_suspected() -> None:
     ],
 )
 def test_real_data_in_ev_has_ordinary_bonds(name: str) -> None:
-    if not (SHARED / name).exists():
-        pytest.skip(f"real data {name} is not beside the checkout (../shared/data)")
-    stiffness = hydrogen_stiffness(read(SHARED / name))  # which is not refused
+    stiffness = hydrogen_stiffness(read(shared(name)))  # which is not refused
     assert stiffness is not None
     assert 25 < stiffness < 45
