@@ -234,3 +234,21 @@ def test_input_that_does_not_fit_is_refused():
         Coupling(Irreps("0e"), Irreps("1o"), [(0, 0, Irrep(2, 1))])
     with pytest.raises(InputError, match="one per path"):
         Coupling(SMALL.irreps_in, SMALL.irreps_sh, SMALL.paths, [1.0])
+
+
+def test_factors_that_are_not_contiguous_keep_their_derivatives():
+    generator = torch.Generator().manual_seed(0)
+    coupling = Coupling.of(Irreps("0e+1o"), Irreps.harmonics(1), Irreps("0e+1o"))
+    centre, neighbour = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1, 2, 0, 2, 0, 1])
+    shapes = [(3, 8, 4), (4, 6), (8, 6, len(coupling.paths))]
+    factors = [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
+
+    def strided(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        out = convolution(x.transpose(1, 2), y.T, w.permute(1, 2, 0), centre, neighbour, coupling)
+        return out.transpose(1, 2)
+
+    def gradients(*leaves: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(strided(*leaves).pow(3).sum(), leaves, create_graph=True)
+
+    assert torch.autograd.gradgradcheck(strided, factors, fast_mode=True)
+    assert torch.autograd.gradgradcheck(gradients, factors, fast_mode=True)

@@ -145,7 +145,9 @@ def convolution(
     spare = -channels % channel_step(features.dtype)
     if spare:
         features, weights = (torch.nn.functional.pad(tensor, (0, spare)) for tensor in (features, weights))
-    out: Tensor = _Convolution.apply(features, harmonics, weights, graph)  # type: ignore[assignment]
+    # Made contiguous out here: a copy that a Function saves would be cut off from the graph of higher derivatives.
+    factors = (tensor.contiguous() for tensor in (features, harmonics, weights))
+    out: Tensor = _Convolution.apply(*factors, graph)  # type: ignore[assignment]
     return out[..., :channels].contiguous() if spare else out
 
 
@@ -179,16 +181,15 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, harmonics: Tensor, weights: Tensor, graph: _Graph) -> Tensor:
-        x, y, w = (tensor.contiguous() for tensor in (features, harmonics, weights))
-        ctx.save_for_backward(x, y, w)
+        ctx.save_for_backward(features, harmonics, weights)
         ctx.graph = graph
-        return segment_sum(graph.coupling._tables[0], graph.by_centre, x, y, w)
+        return segment_sum(graph.coupling._tables[0], graph.by_centre, features, harmonics, weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         need = ctx.needs_input_grad
         wanted = (need[0], need[1] or need[2])
-        return (*_Gradient.apply(*ctx.saved_tensors, gradients[0], ctx.graph, wanted), None)  # type: ignore[misc]
+        return (*_Gradient.apply(*ctx.saved_tensors, gradients[0].contiguous(), ctx.graph, wanted), None)  # type: ignore[misc]
 
 
 class _Gradient(torch.autograd.Function):
@@ -202,7 +203,6 @@ class _Gradient(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, y: Tensor, w: Tensor, g: Tensor, graph: _Graph, wanted: tuple[bool, bool]
     ) -> tuple[Tensor | None, ...]:
-        g = g.contiguous()
         ctx.save_for_backward(x, y, w, g)
         ctx.graph = graph
         ctx.set_materialize_grads(False)
@@ -246,7 +246,7 @@ def _composed_second(
     for index, direction in enumerate(gradients):
         if direction is None:
             continue
-        x, y, w = (direction if i == index else factor for i, factor in enumerate(factors[:3]))
+        x, y, w = (direction.contiguous() if i == index else factor for i, factor in enumerate(factors[:3]))
         three = _Gradient.apply(x, y, w, factors[3], graph, (index != 0, True))
         for i, part in enumerate(three):  # type: ignore[arg-type]
             if i != index:

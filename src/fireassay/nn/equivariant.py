@@ -67,10 +67,15 @@ class EquivariantLinear(nn.Module):
         """
         if isinstance(species, Tensor):
             species = species_order(species, self.weight.shape[0])
-        step = channel_step(features.dtype)
-        if features.device.type != "cpu" or self.channels_in % step or self.channels_out % step:
+        if features.device.type != "cpu" or features.dtype not in (torch.float32, torch.float64):
             return self.reference(features, None if species is None else species.species)
-        return _Linear.apply(features, self.weight, species, self._maps)  # type: ignore[return-value]
+        weight, step = self.weight, channel_step(features.dtype)
+        spare_in, spare_out = -self.channels_in % step, -self.channels_out % step
+        if spare_in or spare_out:
+            features = nn.functional.pad(features, (0, spare_in))
+            weight = nn.functional.pad(weight, (0, spare_out, 0, spare_in))
+        out = _linear(features, weight, species, self._maps)
+        return out[..., : self.channels_out].contiguous() if spare_out else out
 
     def reference(self, features: Tensor, species: Tensor | None = None) -> Tensor:
         """As `forward`, by one matrix product per path, on any device; `species` (N,) are rows of the weight."""
@@ -100,12 +105,16 @@ class _Maps(NamedTuple):
         return _Maps(self.transposed, self.direct)
 
 
+def _linear(x: Tensor, weight: Tensor, atoms: SpeciesOrder | None, maps: _Maps) -> Tensor:
+    # Made contiguous out here: a copy that a Function saves would be cut off from the graph of higher derivatives.
+    return _Linear.apply(x.contiguous(), weight.contiguous(), atoms, maps)  # type: ignore[return-value]
+
+
 class _Linear(torch.autograd.Function):
     """L(x, W); its gradients are L with input and output exchanged, and `_WeightGradient`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, atoms: SpeciesOrder | None, maps: _Maps) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.atoms, ctx.maps = atoms, maps
         return product(maps.direct, x, weight, atoms)
@@ -113,8 +122,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         (x, weight), (g,), atoms, maps = ctx.saved_tensors, gradients, ctx.atoms, ctx.maps
-        gx = _Linear.apply(g, weight.transpose(-1, -2), atoms, maps.exchanged()) if ctx.needs_input_grad[0] else None
-        gw = _WeightGradient.apply(x, g, atoms, maps) if ctx.needs_input_grad[1] else None
+        gx = _linear(g, weight.transpose(-1, -2), atoms, maps.exchanged()) if ctx.needs_input_grad[0] else None
+        gw = _WeightGradient.apply(x, g.contiguous(), atoms, maps) if ctx.needs_input_grad[1] else None
         return gx, gw, None, None
 
 
@@ -123,7 +132,6 @@ class _WeightGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, g: Tensor, atoms: SpeciesOrder | None, maps: _Maps) -> Tensor:
-        x, g = x.contiguous(), g.contiguous()
         ctx.save_for_backward(x, g)
         ctx.atoms, ctx.maps = atoms, maps
         return weight_gradient(maps.direct, x, g, atoms)
@@ -131,8 +139,8 @@ class _WeightGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         (x, g), (u,), atoms, maps = ctx.saved_tensors, gradients, ctx.atoms, ctx.maps
-        gx = _Linear.apply(g, u.transpose(-1, -2), atoms, maps.exchanged()) if ctx.needs_input_grad[0] else None
-        gg = _Linear.apply(x, u, atoms, maps) if ctx.needs_input_grad[1] else None
+        gx = _linear(g, u.transpose(-1, -2), atoms, maps.exchanged()) if ctx.needs_input_grad[0] else None
+        gg = _linear(x, u, atoms, maps) if ctx.needs_input_grad[1] else None
         return gx, gg, None, None
 
 
