@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -17,9 +19,12 @@ from fireassay.training.checkpoint import (
     checkpoints,
     load_checkpoint,
     load_weights,
+    random_state,
+    restore_random_state,
     save_checkpoint,
     save_weights,
 )
+from fireassay.training.distributed import Ranks
 from training.toy_run import run
 
 SHORT = {"epochs": 3, "swa": None, "stage_two": None}
@@ -123,3 +128,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         run(tmp_path / "file" / "below", SHORT)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_random_generators_continue(rank: int) -> None:
+    """Python's, numpy's and torch's; also those of the second of two processes."""
+
+    def draws() -> tuple[float, float, float]:
+        return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002
+
+    tensors, values = random_state(torch.device("cpu"), Ranks())
+    if rank:
+        tensors = {"rng.cpu": torch.cat([torch.zeros_like(tensors["rng.cpu"]), tensors["rng.cpu"]])}
+    first = draws()
+    assert draws() != first
+    restore_random_state(tensors, json.loads(json.dumps(values)), torch.device("cpu"), Ranks(rank, 2))
+    assert draws() == first

@@ -119,9 +119,9 @@ def restore_random_state(
 ) -> None:
     """Continues the generators; a process that the checkpoint does not know keeps its torch generators."""
     if ranks.rank < len(tensors["rng.cpu"]):
-        torch.set_rng_state(tensors["rng.cpu"][ranks.rank].cpu())
+        torch.set_rng_state(tensors["rng.cpu"][ranks.rank].cpu().clone())  # torch reads a view from its storage
         if device.type == "cuda" and "rng.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng.cuda"][ranks.rank].cpu(), device)
+            torch.cuda.set_rng_state(tensors["rng.cuda"][ranks.rank].cpu().clone(), device)
     version, numbers, gauss = values["python"]
     random.setstate((version, tuple(numbers), gauss))
     state = values["numpy"]
