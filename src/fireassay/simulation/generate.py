@@ -198,6 +198,7 @@ def generate(name: str, folder: Path, workers: int = 1) -> list[Path]:
         "ase": version("ase"),
         "python": platform.python_version(),
         "units": {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å^3", "positions": "Å"},
+        "centre_of_mass": "kept by ASE's FixCom constraint",
         "walks": [vars(walk) for walk in plan],
         "licence": "MIT",
     }
