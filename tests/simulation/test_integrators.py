@@ -127,6 +127,26 @@ def test_berendsen_approaches_its_target_exponentially():
     np.testing.assert_allclose(measured, np.repeat(expected[:, None], 3, 1), rtol=1e-9)
 
 
+def test_the_thermostat_keeps_the_centre_of_mass_in_place_as_ase_does():
+    class Windy(Pair):
+        def predict(self, graph, forces=True, stress=False, *, differentiable=False):
+            said = super().predict(graph, forces, stress, differentiable=differentiable)
+            assert said.forces is not None
+            return said._replace(forces=said.forces + torch.tensor([0.01, 0, 0], dtype=said.forces.dtype))
+
+    atoms = cluster()
+    atoms.numbers[::3] = 2
+    state = moving([atoms])._replace(degrees_of_freedom=torch.tensor([24.0], dtype=torch.float64))
+    atoms.calc = FireassayCalculator(Windy(cutoff=4.5))
+    fs = ACCELERATION**0.5
+    atoms.set_velocities(state.velocities.numpy() / fs)
+    NVTBerendsen(atoms, fs, temperature_K=500.0 * BOLTZMANN / ase_units.kB, taut=50 * fs).run(40)
+    run = simulate(Windy(cutoff=4.5), state, Berendsen(1.0, 500.0, 50.0), 40)
+    np.testing.assert_allclose(run.state.positions.numpy(), atoms.positions, rtol=0, atol=1e-9)
+    free = simulate(Windy(cutoff=4.5), state, Berendsen(1.0, 500.0, 50.0, fix_centre_of_mass=False), 40)
+    assert float((free.state.positions - run.state.positions).mean(0)[0]) > 1e-3
+
+
 def covariance(timestep: float, stiffness: float, mass: float, friction: float, target: float) -> np.ndarray:
     """The stationary covariance of (x, v) of BAOAB on a harmonic oscillator, from its linear map: C = A C A' + B B'."""
     h, a = timestep, -stiffness * ACCELERATION / mass

@@ -220,15 +220,15 @@ def test_the_survivors_do_not_notice_who_leaves():
             self.calls += 1
             energy = said.energy.clone()
             if self.calls in (10, 25):
-                energy[-1] = float("nan")  # replica 5 at step 9, replica 4 at step 24
+                energy[0 if self.calls == 10 else 2] = float("nan")  # replica 0 at step 9, replica 3 at step 24
             return said._replace(energy=energy)
 
     run = simulate(Faulty(), state, Langevin(2.0, 600.0, 0.01, noise()), 40, observers=[Recorder(1, ("positions",))])
-    assert [(f.replica, f.step) for f in run.failures] == [(5, 9), (4, 24)]
-    assert run.state.replica.tolist() == [0, 1, 2, 3]
-    last = state.structure < 4
+    assert [(f.replica, f.step) for f in run.failures] == [(0, 9), (3, 24)]
+    assert run.state.replica.tolist() == [1, 2, 4, 5]
+    last = torch.isin(state.structure, run.state.replica).numpy()
     assert np.array_equal(run.arrays["positions"][:, last], free.arrays["positions"][:, last])
-    gone = (state.structure == 5).numpy()
+    gone = (state.structure == 0).numpy()
     assert np.isnan(run.arrays["positions"][10:, gone]).all()
     assert np.isfinite(run.arrays["positions"][:10, gone]).all()
 
@@ -278,6 +278,31 @@ def test_an_interrupted_run_resumes_to_the_same_bits(kind: str, tmp_path: Path):
     for name, array in whole.arrays.items():
         assert np.array_equal(array, resumed.arrays[name], equal_nan=True), name
     assert resumed.replica_steps == whole.replica_steps
+
+
+def test_bonds_are_still_followed_after_a_failure_and_a_resume(tmp_path: Path):
+    class Halted(Free):
+        def predict(self, graph, forces=True, stress=False):
+            if self.calls == self.fault:
+                self.fault = None
+                raise KeyboardInterrupt
+            self.calls += 1
+            zero = torch.zeros_like(graph.positions)
+            return Prediction(zero.new_zeros(graph.n_structures), zero)
+
+    state = at_rest()
+    state.velocities[1, 0] = 0.1  # replica 0 breaks at 11 fs
+    state.velocities[6 + 2, 1] = 0.05  # replica 2 later, by its other bond
+    bonds = bond_criterion([water()] * 3, state)
+    assert bonds is not None
+    whole = simulate(Free(), state, VelocityVerlet(1.0), 40, criteria=[bonds])
+    assert [(f.replica, f.atoms) for f in whole.failures] == [(0, (0, 1)), (2, (0, 2))]
+    path = tmp_path / "run.npz"
+    with pytest.raises(KeyboardInterrupt):
+        simulate(Halted(15), state, VelocityVerlet(1.0), 40, criteria=[bonds], checkpoint=path)
+    assert (
+        simulate(Free(), state, VelocityVerlet(1.0), 40, criteria=[bonds], checkpoint=path).failures == whole.failures
+    )
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):

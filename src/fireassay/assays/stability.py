@@ -365,7 +365,8 @@ def _drift(
             progress=progress,
             description=f"energy drift at {timestep:g} fs",
         )
-        rate, fluctuation[label] = energy_drift(*(recorder.arrays()[k] for k in ("time", "total_energy")), len(start))
+        seen = recorder.arrays()
+        rate, fluctuation[label] = energy_drift(seen["time"], seen["total_energy"], len(start))
         values[f"drift.rate{label}"] = Quantity(rate, "meV/atom/ps")
         values[f"drift.fluctuation{label}"] = Quantity(fluctuation[label], "meV/atom")
     whole, half = fluctuation[""], fluctuation["_half_step"]

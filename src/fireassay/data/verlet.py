@@ -76,8 +76,9 @@ class VerletList:
             cells = cell.index_select(0, structure.index_select(0, centre))
             vectors = torch.bmm(shift.to(cells.dtype).unsqueeze(1), cells).squeeze(1)
         self.rebuilds += 1
-        kept = (tensor.clone() for tensor in (cell, pbc, structure))
-        self._list = _List(positions.clone(), *kept, centre, neighbour, shift, vectors)
+        self._list = _List(
+            positions.clone(), cell.clone(), pbc.clone(), structure.clone(), centre, neighbour, shift, vectors
+        )
         return self._list
 
     def _valid(self, current: _List, positions: Tensor, cell: Tensor, pbc: Tensor, structure: Tensor) -> bool:

@@ -32,7 +32,7 @@ def structure_of(atoms: Atoms) -> Structure:
     return Structure(
         atomic_numbers=atoms.numbers.astype(np.int64),
         positions=atoms.positions.astype(np.float64),
-        cell=np.array(atoms.cell[:], dtype=np.float64),
+        cell=np.array(atoms.cell.array, dtype=np.float64),
         pbc=np.array(atoms.pbc, dtype=bool),
         energy=None if results.get("energy") is None else float(results["energy"]),
         forces=None if results.get("forces") is None else np.array(results["forces"], dtype=np.float64),
@@ -78,10 +78,10 @@ class FireassayCalculator(Calculator):
         assert atoms is not None
         if "numbers" in system_changes:
             self.potential.check_species(sorted(set(atoms.numbers.tolist())))
-        volume = abs(float(np.linalg.det(atoms.cell[:])))
+        volume = abs(float(np.linalg.det(atoms.cell.array)))
         if "stress" in properties:
             if volume < 1e-12:
-                raise PropertyNotImplementedError(f"stress needs a cell with a volume, got {atoms.cell[:].tolist()}")
+                raise PropertyNotImplementedError(f"stress needs a cell with a volume, got {atoms.cell.array.tolist()}")
             self._with_stress = True
         prediction = self.potential.predict(
             self._graph(atoms), forces=True, stress=self._with_stress and volume > 1e-12
@@ -99,7 +99,7 @@ class FireassayCalculator(Calculator):
         graph, _ = self._neighbours.graph(
             torch.from_numpy(atoms.numbers.astype(np.int64)).to(self._device),
             torch.from_numpy(atoms.positions.astype(np.float64)).to(self._device),
-            torch.from_numpy(np.array(atoms.cell[:], dtype=np.float64)).unsqueeze(0).to(self._device),
+            torch.from_numpy(np.array(atoms.cell.array, dtype=np.float64)).unsqueeze(0).to(self._device),
             torch.from_numpy(np.array(atoms.pbc, dtype=bool)).unsqueeze(0).to(self._device),
             torch.zeros(len(atoms), dtype=torch.int64, device=self._device),
         )

@@ -297,8 +297,8 @@ def bond_criterion(
     beyond = np.flatnonzero(length >= limit)
     if len(beyond):
         raise InputError(
-            f"{len(beyond)} bonds start beyond their limit, one at {length[beyond[0]]:.2f} Å of {limit[beyond[0]]:.2f}; "
-            "raise the limit, or give a stretch"
+            f"{len(beyond)} bonds start beyond their limit, one at {length[beyond[0]]:.2f} Å of "
+            f"{limit[beyond[0]]:.2f}; raise the limit, or give a stretch"
         )
     place = {"dtype": state.positions.dtype, "device": state.positions.device}
     pairs = np.concatenate([b.pairs + start for b, start in zip(found, starts, strict=True)])

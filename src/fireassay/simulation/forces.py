@@ -103,5 +103,9 @@ def _parts(graph: Graph, max_edges: int | None) -> list[Graph]:
 
 
 def _joined(parts: list[Prediction]) -> Prediction:
-    columns = zip(*parts, strict=True)
-    return Prediction(*(None if any(p is None for p in column) else torch.cat(column) for column in columns))
+    def column(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else torch.cat(values)
+
+    energy = torch.cat([part.energy for part in parts])
+    return Prediction(energy, *(column(name) for name in Prediction._fields[1:]))

@@ -235,15 +235,19 @@ def _restore(
         observer.restore(group(f"observer.{number}."))
     forces.seconds = float(saved["force_seconds"])
     forces.neighbours.rebuilds = int(saved["rebuilds"])
+    numbers, values, names = (saved[f"failures.{part}"] for part in ("number", "value", "name"))
     failures = tuple(
-        Failure(int(replica), str(name), tuple(a for a in atoms.tolist() if a >= 0), int(step), *values, str(unit))
-        for (replica, step), (name, unit), atoms, values in zip(
-            saved["failures.number"],
-            saved["failures.name"],
-            saved["failures.atoms"],
-            saved["failures.value"].tolist(),
-            strict=True,
+        Failure(
+            replica=int(numbers[row, 0]),
+            criterion=str(names[row, 0]),
+            atoms=tuple(atom for atom in saved["failures.atoms"][row].tolist() if atom >= 0),
+            step=int(numbers[row, 1]),
+            time=float(values[row, 0]),
+            value=float(values[row, 1]),
+            limit=float(values[row, 2]),
+            unit=str(names[row, 1]),
         )
+        for row in range(len(numbers))
     )
     left = tuple(c.among(state) for c in criteria) if failures else criteria
     cursor = _Cursor(int(saved["step"]), state, kinetic_energy(state), failures, left, int(saved["replica_steps"]))
