@@ -83,7 +83,7 @@ def start_3bpa() -> Atoms:
 
 def label(atoms: Atoms, calculator: Any, stress: bool = False) -> Atoms:
     """A copy at positions rounded to 1e-6 Å with energy (eV), forces (eV/Å) and, on request, stress (eV/Å^3)."""
-    frame = Atoms(atoms.numbers, np.round(atoms.positions, 6), cell=np.round(atoms.cell[:], 6), pbc=atoms.pbc)
+    frame = Atoms(atoms.numbers, np.round(atoms.positions, 6), cell=np.round(atoms.cell.array, 6), pbc=atoms.pbc)
     frame.calc = calculator
     results = {"energy": frame.get_potential_energy(), "forces": frame.get_forces(apply_constraint=False)}
     if stress:
