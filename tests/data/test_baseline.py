@@ -67,6 +67,7 @@ def test_read_e0_from_real_files() -> None:
     assert sorted(e0) == [1, 6, 7, 8]
     assert e0[6] == pytest.approx(-1029.489, abs=1e-3)
     keys = {"energy": "energy_xtb", "forces": "forces_xtb"}
+    assert read_e0(shared("3bpa/iso_atoms.xyz"), {"energy": "energy", "forces": "forces_dft"}) == e0
     assert sorted(read_e0(shared("solvent_xtb/solvent_xtb_train_200.xyz.xz"), keys)) == [1, 6, 8]
 
 

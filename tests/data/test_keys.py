@@ -31,6 +31,7 @@ def test_keys_are_mapped_and_never_guessed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'enrgy' is no label"):
         read(path, keys={"enrgy": "energy_xtb"})
     assert read(path, labels=False)[0].energy is None
+    assert read(path, keys=keys | {"temperature": "kelvin"})[0].provenance.temperature is None
 
 
 def test_a_frame_without_a_label_has_none(tmp_path: Path) -> None:

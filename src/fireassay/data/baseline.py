@@ -63,10 +63,14 @@ def read_e0(
 ) -> dict[int, float]:
     """E0 from the frames of a single atom in a file, other frames ignored: {atomic number: eV}.
 
+    Of `keys` only that of the energy counts: files of isolated atoms rarely have forces.
+
     Raises InputError when there is no such frame, or two of one element differ by more than 1 meV.
     """
-    keys = {"forces": None, **(keys or {})}
-    e0 = isolated_atoms(read(path, keys, units))
+    wanted: dict[str, str | None] = dict.fromkeys(("forces", "stress", "virial"))
+    if keys is not None and "energy" in keys:
+        wanted["energy"] = keys["energy"]
+    e0 = isolated_atoms(read(path, wanted, units))
     if not e0:
         raise InputError(f"{path}: has no frame of a single atom with an energy; needs one for each element")
     return e0

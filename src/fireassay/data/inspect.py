@@ -355,10 +355,8 @@ def _duplicate_findings(identical: np.ndarray, near: np.ndarray, n: int) -> list
         lines.append(f"{len(identical)} of {n} frames are identical to an earlier one, such as {b} to {a}")
     if len(near):
         a, b = near[0]
-        lines.append(
-            f"{len(near)} of {n} frames are within 0.01 Å of an earlier one, such as {b} of {a}: "
-            "split by blocks, a random split leaks"
-        )
+        advice = "split by blocks, a random split leaks" if len(near) > 0.02 * n else "keep them in one part of a split"
+        lines.append(f"{len(near)} of {n} frames are within 0.01 Å of an earlier one, such as {b} of {a}: {advice}")
     return lines
 
 

@@ -48,6 +48,7 @@ STANDARD: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     },
 }
 
+_OPTIONAL: Final = ("temperature", "group")
 _NAMES = {
     "energy": re.compile(r"energy|energies|(^|_)(e|u0|etot)($|_)", re.IGNORECASE),
     "forces": re.compile(r"force|frc|grad|^columns_5|(^|_)f($|_)", re.IGNORECASE),
@@ -62,9 +63,10 @@ Mapped = dict[str, str | None]
 def resolve(frames: Sequence[Frame], file_format: str, keys: Mapping[str, str | None] | None, where: str) -> Mapped:
     """For each of `LABELS` the key that holds it, or None.
 
-    `keys` goes before the standard names of the format; a label mapped to None is left unread.
+    `keys` goes before the standard names of the format; a label mapped to None is left unread. One mapping serves
+    several files, so a temperature or group that a file lacks is None there.
 
-    Raises InputError for an unknown label, a mapped key that the file lacks, and standard names that compete.
+    Raises InputError for an unknown label, a mapped label key that the file lacks, and standard names that compete.
     """
     keys = dict(keys or {})
     for label in keys:
@@ -75,7 +77,7 @@ def resolve(frames: Sequence[Frame], file_format: str, keys: Mapping[str, str | 
     for label in LABELS:
         if label in keys:
             key = keys[label]
-            if key is not None and key not in found:
+            if key is not None and key not in found and label not in _OPTIONAL:
                 raise InputError(f"{where}: has no key {key!r} for {label}{nearest(key, found)}; found {sorted(found)}")
             mapped[label] = key
             continue
