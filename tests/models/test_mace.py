@@ -89,7 +89,7 @@ def test_sizes_out_of_range_are_refused():
 
 
 @pytest.mark.parametrize("residual_first", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 3e-5)])
 def test_the_frozen_twin_predicts_the_same(residual_first, dtype, tolerance):
     model = MACE((1, 6, 8), cutoff=4.0, **SMALL, residual_first=residual_first).to(dtype)
     data = arrays("mace_tensor")

@@ -116,8 +116,7 @@ class MACE(LocalPotential):
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Atom energies (N,) in eV relative to isolated atoms, and the last layer's scalars (N, channels)."""
         species = self.index(graph.atomic_numbers)
-        vectors = -edge_vectors(graph)  # from neighbour to centre, as in mace-torch
-        energies, descriptors = self._energies(species, graph.centre, graph.neighbour, vectors)
+        energies, descriptors = self._energies(species, graph.centre, graph.neighbour, edge_vectors(graph))
         if self.residual_first:
             energies = energies - (self._isolated() if self.isolated is None else self.isolated)[species]
         return energies, descriptors
