@@ -260,8 +260,9 @@ def test_the_first_epochs_errors_are_those_of_the_first_weights(tmp_path: Path, 
 
 
 def test_no_error_log(tmp_path: Path, train: Dataset) -> None:
-    fit(network(), train, None, recipe(epochs=1), tmp_path, error_log=ErrorLogging(enabled=False))
-    assert not (tmp_path / "errors.npz").exists()
+    fit(network(), train, None, recipe(epochs=1), tmp_path / "a", error_log=ErrorLogging(enabled=False))
+    fit(network(), train, None, recipe(epochs=1, error_log={"enabled": False}), tmp_path / "b")
+    assert not list(tmp_path.rglob("errors.npz"))
 
 
 def test_the_order_of_structures(tmp_path: Path, train: Dataset) -> None:

@@ -59,12 +59,13 @@ def fit(
 
     `folder` receives metrics.jsonl, metrics.csv, errors.npz and checkpoint/ (see docs/records.md). With `resume` "auto"
     a training that the folder holds goes on exactly where it stopped, otherwise a new one begins; True demands one,
-    False refuses one. `weights` weigh structures and atoms in the loss. Under torchrun the processes share each batch.
+    False refuses one. `weights` weigh structures and atoms in the loss; `error_log` and `checkpointing` replace those of
+    the recipe. Under torchrun the processes share each batch.
 
     Raises InputError for data, recipe or checkpoint that cannot be used; `Diverged`, one of them, when the loss is no
     longer finite; Interrupted after SIGTERM or Ctrl-C, once the state is saved.
     """
-    device, error_log = torch.device(device), error_log or ErrorLogging()
+    device, error_log = torch.device(device), error_log or recipe.error_log
     _check(potential, train, validation, recipe)
     potential.to(device)
     fingerprint = _fingerprint(potential, train, validation, recipe, weights, error_log)
@@ -79,7 +80,7 @@ def fit(
             ranks=ranks,
             weights=weights or Weights(),
             error_log=error_log,
-            checkpointing=checkpointing or Checkpointing(),
+            checkpointing=checkpointing or recipe.checkpoints,
             fingerprint=fingerprint,
             request=request,
             progress=progress if progress is not None and ranks.main else Silent(),
@@ -175,7 +176,7 @@ def _fingerprint(
     shapes = {name: [str(p.dtype).removeprefix("torch."), *p.shape] for name, p in potential.named_parameters()}
     chosen = [None if value is None else value.detach().cpu().numpy() for value in weights or ()]
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json", exclude={"error_log", "checkpoints"}),
         "error_log": error_log.model_dump(mode="json"),
         "potential": {"type": type(potential).__name__, "parameters": shapes},
         "training data": _content(train),

@@ -227,8 +227,8 @@ def _reweighted(term: Term, weight: float | None) -> Term:
 class Recipe(Settings):
     """Everything that decides how the weights move, apart from the potential, the data and the machine.
 
-    An exact resume needs the same recipe; only `epochs` and `stopping` may differ (with a cosine schedule, which
-    depends on it, `epochs` may not).
+    An exact resume needs the same recipe; only `epochs`, `stopping`, `checkpoints` and `tensorboard` may differ (with a
+    cosine schedule, which depends on it, `epochs` may not).
     """
 
     epochs: PositiveInt = Field(default=1000, description="Passes over the training set")
@@ -262,6 +262,8 @@ class Recipe(Settings):
         default=None, description="Structures per validation batch; None: twice batch_size"
     )
 
+    error_log: ErrorLogging = ErrorLogging()
+    checkpoints: Checkpointing = Checkpointing()
     tensorboard: bool = Field(default=False, description="Also write TensorBoard events; needs the tensorboard extra")
 
     @model_validator(mode="after")
