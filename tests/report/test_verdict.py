@@ -101,7 +101,7 @@ def test_small_errors_do_not_excuse_breaking_trajectories(tmp_path: Path) -> Non
     record = AssayResult.load(folder / "assays" / "stability.json")
     replace(record, settings={**record.settings, "temperature": 600.0}).save(folder / "assays")
     result = verdict(load_runs([folder], tmp_path / "r.html"), Criteria())
-    assert result.headline.startswith("Do not run x at 600 K: its force errors there are small, and yet")
+    assert result.headline.startswith("Do not run x at 600 K: its force errors are small up to 1200 K, and yet")
 
 
 def test_survivors_alone_bound_the_failure_rate(tmp_path: Path) -> None:
@@ -134,15 +134,36 @@ def test_overconfidence_is_said_with_its_area(tmp_path: Path) -> None:
 
 
 def test_labels_with_braces_and_missing_temperatures_are_harmless(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "{0}{x}%{y}", NEQUIP, ("accuracy",))
-    other = write_run(tmp_path / "b", MACE, ("accuracy",))
+    splits = {"cold": 300.0, "hot": 900.0}
+    folder = write_run(tmp_path / "{0}{x}%{y}", replace(NEQUIP, splits=splits), ("accuracy",))
+    other = write_run(tmp_path / "b", replace(MACE, splits=splits), ("accuracy",))
     for path in (folder, other):
         record = AssayResult.load(path / "assays" / "accuracy.json")
         values = {k: v for k, v in record.values.items() if not k.endswith(".temperature")}
         replace(record, values=values).save(path / "assays")
     result = verdict(load_runs([folder, other], tmp_path / "r.html"), Criteria())
     assert "Trust b more than {0}{x}%{y}" in result.headline
-    assert "sets no temperature limit" in _text(result.advice) or "set no temperature limit" in _text(result.advice)
+    assert "no split has a temperature to set a limit by" in _text(result.advice)
+
+
+def test_without_temperatures_the_bad_splits_are_named(tmp_path: Path) -> None:
+    splits = {"liquid": 300.0, "surface": 1200.0}
+    folder = write_run(tmp_path / "x", replace(NEQUIP, splits=splits, forces=0.03, growth=1.8), ("accuracy",))
+    record = AssayResult.load(folder / "assays" / "accuracy.json")
+    values = {k: v for k, v in record.values.items() if not k.endswith(".temperature")}
+    replace(record, values=values).save(folder / "assays")
+    result = verdict(load_runs([folder], tmp_path / "r.html"), Criteria())
+    assert result.headline == "Do not use x there: its force error is too large at surface."
+
+
+def test_the_training_frames_decide_nothing(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / c.family, replace(c, splits={"train": 300.0}), ("accuracy", "uncertainty"))
+        for c in (NEQUIP, MACE)
+    ]
+    result = verdict(load_runs(folders, tmp_path / "r.html"), Criteria())
+    assert result.headline.startswith("The records allow no comparison")
+    assert result.columns == []
 
 
 def test_stricter_criteria_change_the_words(tmp_path: Path) -> None:

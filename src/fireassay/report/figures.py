@@ -43,6 +43,7 @@ class Rule:
     axis: Literal["x", "y"]
     value: float
     label: str
+    low: bool = False  # whether the label of an upright line stands at its foot
 
 
 @dataclass(frozen=True)

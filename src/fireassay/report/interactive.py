@@ -31,7 +31,9 @@ def _plot(panel: Panel) -> dict[str, Any]:
         "x": _axis(panel.x, panel.x_log, panel.x_range),
         "y": _axis(panel.y, panel.y_log, panel.y_range),
         "square": panel.square,
-        "rules": [{"axis": r.axis, "value": r.value, "label": _subscript(text(r.label))} for r in panel.rules],
+        "rules": [
+            {"axis": r.axis, "value": r.value, "label": _subscript(text(r.label)), "low": r.low} for r in panel.rules
+        ],
     }
     if panel.ticks:
         layout["y"] |= {"tickvals": list(panel.ticks), "ticktext": [text(label) for label in panel.ticks.values()]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -99,6 +100,7 @@ def render(
     """The page as text. All words from records are escaped; scripts run only if their hash is in the page's policy."""
     environment = Environment(loader=FunctionLoader(_part), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters["spaced"] = spaced
     figures = [figure for chapter in chapters for figure in chapter.figures]
     scripts = [_part("theme.js"), get_plotlyjs(), _part("molecule.js") + _part("report.js")]
     scripts = [script.replace("\r\n", "\n").replace("\r", "\n") for script in scripts]
@@ -133,6 +135,11 @@ def embedded(value: Any) -> str:
     for character in "<>&\u2028\u2029":
         dense = dense.replace(character, f"\\u{ord(character):04x}")
     return dense
+
+
+def spaced(words: str) -> str:
+    """The words with spaces that do not break between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:K|ps|%|meV\S*|Å)(?:\W|$))", "\u00a0", words)
 
 
 def alternative_text(panel: Any, runs: Sequence[Run]) -> str:

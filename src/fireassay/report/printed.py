@@ -98,12 +98,14 @@ def _panel(panel: Panel, ax: Axes) -> None:
     for rule in panel.rules:
         draw = ax.axhline if rule.axis == "y" else ax.axvline
         draw(rule.value, color=MUTED["light"], linewidth=0.9, linestyle="--", zorder=1)
-        where = (0.98, rule.value) if rule.axis == "y" else (rule.value, 0.98)
+        where = (0.98, rule.value) if rule.axis == "y" else (rule.value, 0.02 if rule.low else 0.98)
         transform = ax.get_yaxis_transform() if rule.axis == "y" else ax.get_xaxis_transform()
         turn = 0 if rule.axis == "y" else 90
         words = re.sub(r"\bT_([EF])\b", r"$T_\\mathrm{\1}$", _plain(rule.label))
-        ha, va = ("right", "bottom") if rule.axis == "y" else ("right", "top")
-        ax.text(*where, words, transform=transform, ha=ha, va=va, rotation=turn, fontsize=6.5, color=MUTED["light"])
+        va = "bottom" if rule.axis == "y" or rule.low else "top"
+        ax.text(
+            *where, words, transform=transform, ha="right", va=va, rotation=turn, fontsize=6.5, color=MUTED["light"]
+        )
     for axis, span, log in ((ax.xaxis, panel.x_range, panel.x_log), (ax.yaxis, panel.y_range, panel.y_log)):
         if log and span:
             decades = np.log10(span[1] / span[0])

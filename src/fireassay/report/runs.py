@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,8 +115,10 @@ class Run:
         return "calculator" in self.record
 
     def temperature(self, split: str) -> float | None:
-        """The temperature of a split in K, when the accuracy record states it."""
-        return self.number("accuracy", f"{split}.temperature")
+        """The temperature of a split in K: as recorded, else what a name such as 300K says, else None."""
+        recorded = self.number("accuracy", f"{split}.temperature")
+        named = re.fullmatch(r"(\d+(?:\.\d+)?) ?K", split)
+        return float(named[1]) if recorded is None and named else recorded
 
 
 def load_runs(folders: Sequence[Path], output: Path) -> list[Run]:

@@ -212,7 +212,7 @@ def _distribution(groups: Sequence[tuple[str, list[tuple[Run, NDArray[np.float64
     low = min(np.quantile(v, 0.005) for v in values)
     high = max(v.max() for v in values)
     number = int(np.clip(np.sqrt(min(len(v) for v in values)), 12, BINS))
-    edges = np.geomspace(low, max(high * 1.001, low * 10), number + 1)
+    edges = np.geomspace(low, max(high * 1.001, low * 2), number + 1)
     panels = []
     for split, members in groups:
         series = []

@@ -95,12 +95,13 @@ def _sensitivity(runs: Sequence[Run], norm: str) -> Figure:
             k = None if factor is None else len(factor)
             entropy = run.array("landscape", f"{norm}.entropy_of_temperature.{kind}", (k,))
             if factor is not None and entropy is not None:
-                x = 1000 * temperature([run], kind) * factor
-                series.append(Series("line", x, entropy, run.index, run.label, width=2.2))
+                near = (factor > 0.0999) & (factor < 10.01)
+                x = 1000 * temperature([run], kind) * factor[near]
+                series.append(Series("line", x, entropy[near], run.index, run.label, width=2.2))
         if series:
             unit = "meV/atom" if kind == "energy" else "meV/Å"
             scale = 1000 * temperature(runs, kind)
-            rule = Rule("x", scale, f"T_{letter} = {brief(scale)} {unit}")
+            rule = Rule("x", scale, f"T_{letter} = {brief(scale)} {unit}", low=True)
             span = padded([s.x for s in series], log=True, share=0.0)
             label = f"temperature of the entropy ({unit})"
             panels.append(Panel(title, label, "loss entropy", series, [rule], x_log=True, x_range=span))

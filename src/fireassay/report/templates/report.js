@@ -70,8 +70,8 @@
       var value = on.type === "log" ? Math.log10(rule.value) : rule.value;
       return {
         text: rule.label, showarrow: false, font: { size: 11, color: muted }, xref: across ? "paper" : "x",
-        yref: across ? "y" : "paper", x: across ? 1 : value, y: across ? value : 1,
-        xanchor: "right", yanchor: across ? "bottom" : "top", textangle: across ? 0 : -90
+        yref: across ? "y" : "paper", x: across ? 1 : value, y: across ? value : rule.low ? 0 : 1,
+        xanchor: "right", yanchor: across || rule.low ? "bottom" : "top", textangle: across ? 0 : -90
       };
     });
     return {
