@@ -312,6 +312,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):
     before = path.read_bytes()
     with pytest.raises(InputError, match="left by another run"):
         simulate(Interrupted(None), hot(), VelocityVerlet(1.0), 60, checkpoint=path)
+    with pytest.raises(InputError, match="left by another run"):
+        simulate(Interrupted(None), hot(), Berendsen(2.0, 300.0, 50.0), 60, checkpoint=path)
     assert path.read_bytes() == before
     path.write_bytes(before[:100])
     with pytest.raises(InputError, match="cut short"):

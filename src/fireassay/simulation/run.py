@@ -166,8 +166,9 @@ def _begin(observers: Sequence[Observer], state: State, n_steps: int, timestep: 
 
 
 def _identity(predictor: Predictor, state: State, integrator: Integrator, n_steps: int) -> str:
-    """A fingerprint of potential, start and protocol."""
-    digest = hashlib.sha256(f"{type(integrator).__name__} {integrator.timestep} {n_steps}".encode())
+    """A fingerprint of the potential's weights, the start, and the integrator's numbers."""
+    numbers = {name: value for name, value in vars(integrator).items() if isinstance(value, int | float)}
+    digest = hashlib.sha256(f"{type(integrator).__name__} {sorted(numbers.items())} {n_steps}".encode())
     tensors = [state.atomic_numbers, state.positions, state.velocities, state.cell, state.pbc]
     if isinstance(predictor, torch.nn.Module):
         tensors += list(predictor.state_dict().values())
