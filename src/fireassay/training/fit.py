@@ -59,8 +59,8 @@ def fit(
 
     `folder` receives metrics.jsonl, metrics.csv, errors.npz and checkpoint/ (see docs/records.md). With `resume` "auto"
     a training that the folder holds goes on exactly where it stopped, otherwise a new one begins; True demands one,
-    False refuses one. `weights` weigh structures and atoms in the loss; `error_log` and `checkpointing` replace those of
-    the recipe. Under torchrun the processes share each batch.
+    False refuses one. `weights` weigh structures and atoms in the loss; `error_log` and `checkpointing` replace the
+    recipe's. Under torchrun the processes share each batch.
 
     Raises InputError for data, recipe or checkpoint that cannot be used; `Diverged`, one of them, when the loss is no
     longer finite; Interrupted after SIGTERM or Ctrl-C, once the state is saved.
