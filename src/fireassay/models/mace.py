@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
+from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.embedding import SpeciesIndex
 from fireassay.nn.equivariant import EquivariantLinear, SpeciesOrder, species_order
 from fireassay.nn.mlp import SILU_NORM, ScalarMLP
@@ -116,18 +117,24 @@ class MACE(LocalPotential):
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Atom energies (N,) in eV relative to isolated atoms, and the last layer's scalars (N, channels)."""
         species = self.index(graph.atomic_numbers)
-        energies, descriptors = self._energies(species, graph.centre, graph.neighbour, edge_vectors(graph))
+        energies, descriptors = self._energies(species, graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
         if self.residual_first:
             energies = energies - (self._isolated() if self.isolated is None else self.isolated)[species]
         return energies, descriptors
 
-    def _energies(self, species: Tensor, centre: Tensor, neighbour: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def _energies(
+        self, species: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        order = edge_order(centre, neighbour, len(species))
+        pairs = edge_pairs(centre, neighbour, shift, order.by_neighbour)
+        across = vectors if pairs is None else vectors.index_select(0, pairs.first)
         around = Surroundings(
             centre=centre,
             neighbour=neighbour,
-            order=edge_order(centre, neighbour, len(species)),
+            order=order,
+            pairs=pairs,
             harmonics=spherical_harmonics(self.l_max, vectors),
-            basis=self.basis(torch.linalg.vector_norm(vectors, dim=1)),
+            basis=self.basis(torch.linalg.vector_norm(across, dim=1)),
             species=species_order(species, len(self.index)),
         )
         features = (self.embedding / sqrt(len(self.index)))[species].unsqueeze(1)  # (N, 1, C)
@@ -140,7 +147,8 @@ class MACE(LocalPotential):
     def _isolated(self) -> Tensor:
         """Energies (Z,) of the network for an atom of each species without neighbours."""
         rows = torch.arange(len(self.index), device=self.embedding.device)
-        return self._energies(rows, rows[:0], rows[:0], self.embedding.new_zeros(0, 3))[0]
+        none = rows[:0]
+        return self._energies(rows, none, none, none.new_zeros(0, 3), self.embedding.new_zeros(0, 3))[0]
 
     def frozen(self) -> MACE:
         """A twin for inference: radial networks tabulated, weights and constants contracted once."""
@@ -155,11 +163,13 @@ class MACE(LocalPotential):
 
 
 class Surroundings(NamedTuple):
-    """What all layers share: the edges, the harmonics (E, M_sh) and radial basis (E, B) on them, the atoms' species."""
+    """What all layers share: the edges with their harmonics (E, M_sh), the pairs of edges (when every edge has its
+    reverse) with their radial basis (E/2, B), or of every edge (E, B), the atoms' species."""
 
     centre: Tensor
     neighbour: Tensor
     order: EdgeOrder
+    pairs: EdgePairs | None
     harmonics: Tensor
     basis: Tensor
     species: SpeciesOrder
@@ -202,7 +212,7 @@ class Layer(nn.Module):
 
     def forward(self, features: Tensor, around: Surroundings) -> Tensor:
         """(N, M_in, C) to (N, M_out, C)."""
-        weights = self.radial(around.basis).unflatten(1, (len(self.coupling.paths), -1))  # (E, P, C)
+        weights = self.radial(around.basis).unflatten(1, (len(self.coupling.paths), -1))  # (E/2, P, C)
         messages = convolution(
             self.linear_up(features),
             around.harmonics,
@@ -211,6 +221,7 @@ class Layer(nn.Module):
             around.neighbour,
             self.coupling,
             around.order,
+            around.pairs,
         )
         messages = self.mix(messages)  # A, eq. 9
         if not self.residual:
