@@ -342,3 +342,28 @@ def test_the_list_is_rebuilt_when_needed_and_never_lies():
 def test_records_refuse_unknown_names():
     with pytest.raises(InputError, match="did you mean 'temperature'"):
         Recorder(1, ("temprature",))
+
+
+def test_progress_is_told_of_every_step_and_of_who_is_left():
+    class Told:
+        def __init__(self):
+            self.total, self.done, self.notes, self.stopped = 0, 0, [], False
+
+        def start(self, description, total, done=0):
+            self.total, self.done = total, done
+
+        def advance(self, steps=1, note=""):
+            self.done += steps
+            self.notes.append(note)
+
+        def stop(self):
+            self.stopped = True
+
+    def fault(graph, pull, energy, call):
+        if call == 3:
+            energy[0] = float("nan")
+
+    told = Told()
+    simulate(Free(fault), at_rest(), VelocityVerlet(1.0), 50, progress=told)
+    assert (told.done, told.total, told.stopped) == (50, 50, True)
+    assert told.notes[-1] == "2 of 3 replicas alive"
