@@ -126,13 +126,14 @@ def test_distance_aware_grows_with_distance():
     x = generator.normal(size=(2000, 2))
     log = trajectory(0.01 * np.abs(generator.normal(size=(20, 2000))))
     held = 3 * generator.normal(size=(500, 2))
-    model = LTAU(estimator="distance_aware").fit(x, log)
+    model = LTAU(estimator="distance_aware", exponent=None).fit(x, log)
     with pytest.raises(InputError, match="call calibrate"):
         model.predict(held)
     distance = model.neighbours(held)[0][:, 0]
     errors = 0.05 * np.sqrt(1 + (distance / model.width_) ** 2) ** 1.5 * np.abs(generator.normal(size=500))
     model.calibrate(held, errors)
     assert model.exponent_ == pytest.approx(1.5, abs=0.15)
+    assert LTAU().fit(x, log).calibrate(held, errors).exponent_ == 1.0
     line = np.stack([np.linspace(4, 40, 10), np.zeros(10)], 1)
     found = model.predict(line)
     assert (np.diff(found.expected) > 0).all()

@@ -43,6 +43,11 @@ class UncertaintySettings(Settings):
         default="auto", description="nearest-neighbour search: exact, flat (FAISS), hnsw (approximate), auto"
     )
     standardise: bool = Field(default=False, description="divide descriptors by their standard deviation")
+    exponent: float | None = Field(
+        default=1.0,
+        ge=0,
+        description="growth of the distance-aware error far away; null: fitted to the held-out frames",
+    )
     levels: int = Field(default=101, ge=2, description="confidence levels of the calibration curve, from 0 to 1")
     bins: int = Field(default=10, ge=1, description="bins of the ENCE")
     large_error: float | None = Field(
@@ -98,7 +103,7 @@ def run(
     progress.start(f"uncertainty of {name}", len(train) + len(held) + sum(len(d) for d in data.values()))
     try:
         known = ask(Dataset(train, cutoff_of(potential, cutoff)), forces=False)
-        model = LTAU(settings.k, settings.estimator, settings.index, settings.standardise)
+        model = LTAU(settings.k, settings.estimator, settings.index, settings.standardise, settings.exponent)
         model.fit(_descriptors(known), errors)
         if held:
             _calibrate(model, ask, Dataset(held, cutoff_of(potential, cutoff)))

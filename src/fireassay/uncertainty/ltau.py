@@ -9,9 +9,10 @@ The distance-aware estimator predicts that ε / scale follows one law for all at
     scale = m (1 + (d / h)^2)^(β / 2),    m = Σ_j w_j E[ε_j] / Σ_j w_j,    w_j = exp(-(d_j^2 - d_1^2) / (2 h^2)),
 
 d = d_1 the distance to the nearest training atom, h the median over training atoms of the distance to their k-th
-neighbour. β, and the law as quantiles of ε / scale, come from held-out frames: a split-conformal prediction with local
-scales (Lei et al., J. Am. Stat. Assoc. 113, 1094, 2018), exact on average for data like the held-out ones. Beyond their
-distances β extrapolates a power law; a normal prior β = 1 ± 1 keeps it sane when held-out distances hardly vary.
+neighbour. The law, as quantiles of ε / scale, comes from held-out frames: a split-conformal prediction with local
+scales (Lei et al., J. Am. Stat. Assoc. 113, 1094, 2018), exact on average for data like the held-out ones. The growth
+beyond their distances is a model: by default β = 1, an error that rises linearly far away, because held-out frames of
+the training's own kind hardly vary in distance and cannot tell; β can be fitted where they do.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class LTAU:
 
     k: neighbours. index: `exact` and `flat` find the same neighbours, the first by pruning, the second by FAISS's brute
     force; `hnsw` is approximate with the paper's parameters; `auto` is exact below 200 000 training atoms. standardise:
-    descriptors are divided by their standard deviation over the training set.
+    descriptors are divided by their standard deviation over the training set. exponent: β of the distance-aware
+    estimator; None fits it in `calibrate`, for held-out atoms that lie as far away as those to be predicted.
 
     Fitted: `edges_` (B + 1,), `mass_` (A, B + 2), `expected_` (A,), `descriptors_` (A, D), `width_` (h above);
     calibrated: `exponent_` (β), `quantiles_` (Q,) of ε / scale.
@@ -59,8 +61,9 @@ class LTAU:
         estimator: Estimator = "published",
         index: Index = "auto",
         standardise: bool = False,
+        exponent: float | None = 1.0,
     ) -> None:
-        self.k, self.standardise = k, standardise
+        self.k, self.standardise, self.exponent = k, standardise, exponent
         self.estimator: Estimator = estimator
         self.index: Index = index
 
@@ -126,7 +129,7 @@ class LTAU:
         local, used = self._local(distance, rows), true > 0
         x = 0.5 * np.log1p(np.square(distance[used, 0] / self.width_))
         y = np.log(true[used]) - np.log(local[used])
-        self.exponent_ = _slope(x, y)
+        self.exponent_ = _slope(x, y) if self.exponent is None else self.exponent
         self.quantiles_ = _quantiles(true / (local * self._growth(distance[:, 0])))
         return self
 
@@ -179,6 +182,7 @@ class LTAU:
                 "estimator": self.estimator,
                 "index": self.index,
                 "standardise": self.standardise,
+                "given_exponent": np.nan if self.exponent is None else self.exponent,
                 "descriptors": self.descriptors_ * self.deviation_,
                 "edges": self.edges_,
                 "mass": self.mass_,
@@ -193,7 +197,14 @@ class LTAU:
         """Reads what `save` wrote. Raises InputError when the file is something else."""
         data = read_arrays(path)
         try:
-            found = cls(int(data["k"]), str(data["estimator"]), str(data["index"]), bool(data["standardise"]))  # type: ignore[arg-type]
+            given = float(data["given_exponent"])
+            found = cls(
+                int(data["k"]),
+                str(data["estimator"]),  # type: ignore[arg-type]
+                str(data["index"]),  # type: ignore[arg-type]
+                bool(data["standardise"]),
+                None if np.isnan(given) else given,
+            )
             found._set(data["descriptors"], data["edges"], data["mass"], data["atoms"])
             if len(data["quantiles"]):
                 found.exponent_, found.quantiles_ = float(data["exponent"]), data["quantiles"]
