@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fireassay.errors import InputError
+from fireassay.nn.autograd import is_wanted
 from fireassay.nn.convolution_numba import Edges, Tables, Terms, channel_step, edge_gradients, segment_sum
 from fireassay.nn.edge_pairs import EdgePairs
 from fireassay.nn.so3 import Irrep, Irreps, clebsch_gordan
@@ -120,8 +121,8 @@ def convolution(
 
     features (N, M_in, C), harmonics (E, M_sh), weights (E, P, C), centre (E,) ascending and neighbour (E,) int64.
     `edges` is `edge_order(centre, neighbour, N)` when it is already known. With `pairs` the weights are those of the
-    pairs, (E/2, P, C), each for both of its edges. Differentiable to every order, in all
-    three factors. The fused kernels serve float32 and float64 on the CPU, the reference everything else.
+    pairs, (E/2, P, C), each for both of its edges. Differentiable to every order, in all three factors. The fused
+    kernels serve float32 and float64 on the CPU, the reference everything else.
     Raises InputError when the shapes do not fit the coupling.
     """
     rows = (len(centre), len(centre if pairs is None else pairs.first))
@@ -182,13 +183,13 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, harmonics: Tensor, weights: Tensor, graph: _Graph) -> Tensor:
         ctx.save_for_backward(features, harmonics, weights)
-        ctx.graph = graph
+        ctx.graph, ctx.source = graph, features.grad_fn
         return segment_sum(graph.coupling._tables[0], graph.by_centre, features, harmonics, weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         need = ctx.needs_input_grad
-        wanted = (need[0], need[1] or need[2])
+        wanted = (need[0] and is_wanted(ctx.source), need[1] or need[2])
         return (*_Gradient.apply(*ctx.saved_tensors, gradients[0].contiguous(), ctx.graph, wanted), None)  # type: ignore[misc]
 
 
@@ -266,5 +267,5 @@ def convolution_reference(
         matrix = torch.einsum("em,amb->eba", harmonics[:, coupling.irreps_sh.slices[j]], tensor)
         message = torch.bmm(matrix, gathered[:, coupling.irreps_in.slices[i]])
         blocks.append(message * weights[:, index].unsqueeze(1))
-    messages = torch.cat(blocks, 1)  # (E, M_out, C)
+    messages = torch.cat(blocks, 1) if blocks else gathered[:, :0]  # (E, M_out, C)
     return messages.new_zeros(features.shape[0], *messages.shape[1:]).index_add(0, centre, messages)
