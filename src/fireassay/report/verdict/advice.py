@@ -86,8 +86,8 @@ def limit(run: Run, criteria: Criteria) -> str:
         return f"Do not use {run.label}: already at {brief(timed[0][0])} K its force error is too large."
     if broken is not None and broken <= good[-1]:
         return (
-            f"Do not run {run.label} at {brief(broken)} K: its force errors are small up to {brief(good[-1])} K, and yet "
-            "its trajectories break."
+            f"Do not run {run.label} at {brief(broken)} K: its force errors are small up to {brief(good[-1])} K, and "
+            "yet its trajectories break."
         )
     if bad is None and broken is None:
         return f"{run.label}: no limit found up to {brief(good[-1])} K, the hottest split tested."
