@@ -12,14 +12,27 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "fireassay"
 LEVELS: dict[str, int] = {
     **dict.fromkeys(
-        ["data", "nn", "metrics", "records", "units", "errors", "settings", "progress", "allocator", "__init__"], 0
+        [
+            "data",
+            "nn",
+            "metrics",
+            "records",
+            "units",
+            "errors",
+            "settings",
+            "progress",
+            "allocator",
+            "presets",
+            "__init__",
+        ],
+        0,
     ),
     "potential": 1,
     **dict.fromkeys(["models", "kernels"], 2),
     **dict.fromkeys(["training", "simulation", "uncertainty", "interop"], 3),
     **dict.fromkeys(["assays", "testing"], 4),
     **dict.fromkeys(["report", "study"], 5),
-    **dict.fromkeys(["cli", "config", "demo", "__main__"], 6),
+    **dict.fromkeys(["cli", "config", "pipeline", "__main__"], 6),
 }
 ONLY = {
     "nn": {"nn", "errors"},
