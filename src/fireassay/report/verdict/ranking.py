@@ -30,7 +30,8 @@ class Ranking:
     @property
     def outcome(self) -> tuple[int, ...]:
         """The same for two questions with the same answer."""
-        return (self.best.index, *(r.index for r in self.beaten), -1, *(r.index for r in self.tied))
+        groups = (self.beaten, self.tied, self.unlike)
+        return (self.best.index, *(index for group in groups for index in (-1, *(run.index for run in group))))
 
 
 def headline(runs: Sequence[Run], forces: Sequence[Ranking], survival: Sequence[Ranking], criteria: Criteria) -> str:
@@ -103,14 +104,8 @@ def accuracy_findings(rankings: Sequence[Ranking], criteria: Criteria, quantity:
         rivals = [*first.beaten, *first.tied]
         level = f"{brief(100 * (1 - criteria.significance / max(len(rivals + first.unlike), 1)))} %"
         where = f"At {joined([m.question for m in members])}"
-        parts = []
-        for run in rivals:
-            margin = f"{joined([m.margins[run.index] for m in members])} {unit} ({level} interval)"
-            if run in first.beaten:
-                parts.append(f"{where} {first.best.label} has a lower {what} RMSE than {run.label}: by {margin}.")
-            else:
-                pair = f"{first.best.label} and {run.label}"
-                parts.append(f"{where} the {what} RMSE of {pair} differ by no more than noise: {margin}.")
+        margins = {run.index: joined([m.margins[run.index] for m in members]) for run in rivals}
+        parts = _gaps(first, margins, where, what, f"{unit} ({level} interval)")
         if first.unlike:
             parts.append(f"{where} {names(first.unlike)} was tested on other frames: no comparison is drawn.")
         evidence = [("table-accuracy", "errors"), ("table-differences", "differences")]
@@ -118,6 +113,27 @@ def accuracy_findings(rankings: Sequence[Ranking], criteria: Criteria, quantity:
             Finding(" ".join(parts), evidence, sources_of([first.best, *rivals, *first.unlike], "accuracy"))
         )
     return findings
+
+
+def _gaps(first: Ranking, margins: dict[int, str], where: str, what: str, unit: str) -> list[str]:
+    """Sentences on the rivals that were compared: one for a pair, a list for many."""
+    best = first.best.label
+    if len(margins) == 1 and first.beaten:
+        return [
+            f"{where} {best} has a lower {what} RMSE than {first.beaten[0].label}: by {margins.popitem()[1]} {unit}."
+        ]
+    if len(margins) == 1:
+        pair = f"{best} and {first.tied[0].label}"
+        return [f"{where} the {what} RMSE of {pair} differ by no more than noise: {margins.popitem()[1]} {unit}."]
+    parts = []
+    for group, claim in (
+        (first.beaten, f"has a lower {what} RMSE than"),
+        (first.tied, f"differs in {what} RMSE by no more than noise from"),
+    ):
+        if group:
+            rivals = joined([f"{run.label} ({margins[run.index]})" for run in group])
+            parts.append(f"{where} {best} {claim} {rivals}, in {unit}.")
+    return parts
 
 
 def stability_ranking(runs: Sequence[Run], criteria: Criteria) -> list[Ranking]:
@@ -141,13 +157,13 @@ def stability_findings(rankings: Sequence[Ranking]) -> list[Finding]:
     for ranking in rankings:
         everyone = [ranking.best, *ranking.beaten, *ranking.tied, *ranking.unlike]
         parts = [f"Trajectories alive at the end: {joined([f'{r.label} {survival_of(r)}' for r in everyone])}."]
-        for run in ranking.beaten:
-            parts.append(
-                f"{ranking.best.label} survives longer than {run.label} (log-rank {ranking.margins[run.index]})."
-            )
-        for run in ranking.tied:
-            p = ranking.margins[run.index]
-            parts.append(f"{ranking.best.label} and {run.label} differ by no more than noise (log-rank {p}).")
+        for group, claim in (
+            (ranking.beaten, "survives longer than"),
+            (ranking.tied, "differs by no more than noise from"),
+        ):
+            if group:
+                rivals = joined([f"{run.label} (log-rank {ranking.margins[run.index]})" for run in group])
+                parts.append(f"{ranking.best.label} {claim} {rivals}.")
         if ranking.unlike:
             parts.append(f"{names(ranking.unlike)} ran another protocol: no comparison is drawn.")
         evidence = [("figure-survival", "survival"), ("table-log-rank", "test")]
