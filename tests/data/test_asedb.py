@@ -61,3 +61,11 @@ def test_damaged_database(damage: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pbc", [(True, False, False), (False, True, False), (True, False, True)])
+def test_mixed_periodicity(pbc: tuple[bool, bool, bool], tmp_path: Path) -> None:
+    atoms = water(periodic=True)
+    atoms.pbc = pbc
+    connect(tmp_path / "a.db").write(atoms)
+    assert tuple(read(tmp_path / "a.db", labels=False)[0].pbc) == pbc

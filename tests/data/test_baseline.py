@@ -14,7 +14,7 @@ E0 = {1: -13.5, 6: -1030.0, 8: -2040.0}
 
 
 def frame(numbers: list[int], noise: float = 0.0, energy: bool = True) -> Structure:
-    positions = np.arange(len(numbers))[:, None] * np.array([[1.1, 0.2, 0.0]])
+    positions = np.arange(float(len(numbers)))[:, None] * np.array([[1.1, 0.2, 0.0]])
     total = sum(E0[z] for z in numbers) + noise
     return Structure(np.array(numbers), positions, energy=total if energy else None)
 

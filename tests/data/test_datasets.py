@@ -87,6 +87,12 @@ def test_a_structure_over_the_budget_is_alone() -> None:
     assert sum(len(group) for group in groups) == 12
 
 
+def test_a_budget_may_be_spent_to_the_last_edge() -> None:
+    same = [Structure(np.array([1, 1]), np.array([[0.0, 0, 0], [1, 0, 0]])) for _ in range(5)]  # 2 edges each
+    groups = Dataset(same, 2.0).batches_by_edges(4)
+    assert [group.tolist() for group in groups] == [[0, 1], [2, 3], [4]]
+
+
 def test_batches_by_size() -> None:
     dataset = Dataset(random_structures(7), 3.0)
     assert [group.tolist() for group in dataset.batches_by_size(3)] == [[0, 1, 2], [3, 4, 5], [6]]
