@@ -13,6 +13,8 @@ from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.potential import LocalPotential
 from fireassay.records import AssayResult, ErrorTrajectory
+from fireassay.uncertainty import calibration
+from fireassay.uncertainty.ltau import LTAU
 from toys import Network
 
 
@@ -120,6 +122,25 @@ def test_atoms_without_forces_are_left_out(potential, train):
     assert np.isnan(found.arrays["x.error"]).reshape(10, 5).all(1).tolist() == [n == 3 for n in range(10)]
     assert np.isfinite(found.arrays["x.uncertainty"]).all()
     assert np.isfinite(value(found, "x.crps"))
+
+
+def test_scores_do_not_depend_on_chunks():
+    rng = np.random.default_rng(0)
+    points, true = rng.normal(size=(80, 3)).astype(np.float32), np.abs(rng.normal(size=50))
+    true[[3, 20]] = np.nan
+    trajectory = ErrorTrajectory.empty(np.array([80]))
+    for _ in range(5):
+        trajectory.add(np.arange(80), np.abs(rng.normal(size=80)))
+    model, queries = LTAU().fit(points, trajectory), rng.normal(size=(50, 3)).astype(np.float32)
+    known = ~np.isnan(true)
+    whole = model.predict(queries[known]).distribution
+    for chunk in (7, 1000):
+        scores = uncertainty._scores(model, queries, true, "published", chunk)
+        assert scores.crps == pytest.approx(calibration.crps(whole, true[known]))
+        assert scores.nll == pytest.approx(calibration.nll(whole, true[known]))
+        np.testing.assert_allclose(scores.variance[known], whole.variance())
+        np.testing.assert_allclose(scores.confidence[known], calibration.confidence(whole, true[known]))
+        assert np.isnan(scores.confidence[[3, 20]]).all()
 
 
 def test_bad_input_is_named(potential, train):
