@@ -43,6 +43,18 @@ def test_energies_and_forces_of_one_potential_are_consistent(periodic: bool) -> 
     assert found.correlation > 0.999
 
 
+def test_frames_may_be_turned() -> None:
+    rng, turned = np.random.default_rng(5), []
+    for s in walk(30, 0.02):
+        turn = rotation(rng)
+        assert s.forces is not None
+        turned.append(replace(s, positions=s.positions @ turn, forces=s.forces @ turn))
+    found = energy_force_consistency(turned)
+    assert found is not None
+    assert found.slope == pytest.approx(1, abs=0.03)
+    assert found.correlation > 0.99
+
+
 def test_slope_is_the_ratio_of_the_units() -> None:
     frames = [replace(s, energy=(s.energy or 0.0) / 27.2) for s in walk(30, 0.02)]
     found = energy_force_consistency(frames)
