@@ -118,7 +118,9 @@ def test_arguments_rebuild_an_equal_model():
         assert torch.equal(value, again.state_dict()[name])
 
 
-@pytest.mark.parametrize("wrong", [{"channels": 0}, {"cutoff": -1.0}, {"l_max": -1}, {"species": []}])
+@pytest.mark.parametrize(
+    "wrong", [{"channels": 0}, {"cutoff": -1.0}, {"l_max": -1}, {"species": []}, {"radial_hidden": (8, 0)}]
+)
 def test_bad_arguments(wrong):
     with pytest.raises(InputError):
         NequIP(**{"species": (1, 6), **wrong})
@@ -127,3 +129,18 @@ def test_bad_arguments(wrong):
 def test_unknown_element():
     with pytest.raises(InputError, match=r"\[8\]"):
         NequIP((1, 6), **SMALL).to(torch.float64).predict(molecule())
+
+
+def test_it_learns():
+    model, graph = NequIP((1, 6, 8), **SMALL), molecule().to(dtype=torch.float32)
+    forces = torch.randn(graph.n_atoms, 3, generator=torch.Generator().manual_seed(0))
+    forces -= forces.mean(0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    losses = []
+    for _ in range(40):
+        optimiser.zero_grad()
+        loss = (model.predict(graph, differentiable=True).forces - forces).square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from math import sqrt
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,9 @@ class NequIP(LocalPotential):
     from the training set; seed of the initial weights.
 
     The defaults are those of the paper for small molecules (Methods, "Hyperparameters"; table VII). The first layer
-    has no self-connection, as in nequip 0.19.1, so that an isolated atom has an energy of exactly zero.
+    has no self-connection, as in nequip 0.19.1, so that an isolated atom has an energy of exactly zero. The weights of
+    the self-connections are those of each species (nequip 0.19.1 contracts shared ones with its embedding of the
+    species: the same functions). Features from which the energy cannot be reached do not exist (nequip makes them).
 
     Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
     """
@@ -76,8 +78,9 @@ class NequIP(LocalPotential):
             "average_neighbours": average_neighbours,
             "seed": seed,
         }
-        if min(cutoff, n_layers, channels, n_basis, envelope_p, average_neighbours) <= 0 or l_max < 0:
-            raise InputError(f"sizes of a NequIP must be positive, got {self.arguments}")
+        sizes = (cutoff, n_layers, channels, n_basis, envelope_p, average_neighbours, *radial_hidden, *readout_hidden)
+        if min(sizes) <= 0 or l_max < 0 or readout_activation not in (None, "silu"):
+            raise InputError(f"a NequIP needs positive sizes and the activation silu or none, got {self.arguments}")
         generator = torch.Generator().manual_seed(seed)
         self.index = SpeciesIndex(species)
         self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
@@ -110,10 +113,11 @@ class NequIP(LocalPotential):
         order = edge_order(graph.centre, graph.neighbour, graph.n_atoms)
         pairs = edge_pairs(graph.centre, graph.neighbour, graph.shift, order.by_neighbour)
         distances = torch.linalg.vector_norm(vectors if pairs is None else vectors[pairs.first], dim=1)
-        basis = distances if self.tabulated else self.basis(distances)  # (E/2,) or (E/2, n_basis)
+        radial = distances if self.tabulated else self.basis(distances)
+        surroundings = Surroundings(species, harmonics, radial, graph.centre, graph.neighbour, order, pairs)
         features = self.embedding.index_select(0, rows).unsqueeze(1)  # (N, 1, C)
         for layer in self.layers:
-            features = layer(features, harmonics, basis, species, graph, order, pairs)
+            features = layer(features, surroundings)
         scalars = features.squeeze(1)
         return self.readout(scalars).squeeze(1), scalars
 
@@ -138,6 +142,18 @@ def _layer_irreps(n_layers: int, l_max: int, parity: bool) -> list[Irreps]:
         leads = {a for a in hidden for b in Irreps.harmonics(l_max) for out in a.product(b) if out in later}
         layers.insert(0, Irreps(irrep for irrep in hidden if irrep in leads or irrep in later))
     return layers
+
+
+class Surroundings(NamedTuple):
+    """What every layer sees of the graph; with `pairs`, both directions of an edge share their radial weights."""
+
+    species: SpeciesOrder
+    harmonics: Tensor  # (E, M_sh)
+    radial: Tensor  # (E/2, n_basis), or the distances (E/2,) for tables; E rows without pairs
+    centre: Tensor  # (E,)
+    neighbour: Tensor  # (E,)
+    order: EdgeOrder
+    pairs: EdgePairs | None
 
 
 class InteractionBlock(nn.Module):
@@ -177,21 +193,11 @@ class InteractionBlock(nn.Module):
                 irreps_in, self.gate.irreps_in, channels, channels, generator, n_species
             )
 
-    def forward(
-        self,
-        features: Tensor,
-        harmonics: Tensor,
-        basis: Tensor,
-        species: SpeciesOrder,
-        graph: Graph,
-        order: EdgeOrder,
-        pairs: EdgePairs | None,
-    ) -> Tensor:
+    def forward(self, features: Tensor, around: Surroundings) -> Tensor:
         """(N, M_in, C) to (N, M_out, C)."""
-        weights = self.radial(basis).unflatten(1, (len(self.coupling.paths), -1))  # (E/2, P, C)
-        messages = self.linear(features)
-        messages = convolution(messages, harmonics, weights, graph.centre, graph.neighbour, self.coupling, order, pairs)
-        messages = self.mix(messages)
+        weights = self.radial(around.radial).unflatten(1, (len(self.coupling.paths), -1))  # (E/2, P, C)
+        edges = (around.centre, around.neighbour, self.coupling, around.order, around.pairs)
+        messages = self.mix(convolution(self.linear(features), around.harmonics, weights, *edges))
         if self.self_connection is not None:
-            messages = messages + self.self_connection(features, species)
+            messages = messages + self.self_connection(features, around.species)
         return self.gate(messages)
