@@ -11,7 +11,7 @@
 
   /* ---- colours: "$c0@0.2" is the first potential's colour, one fifth opaque, in the theme of the moment */
   function colour(token) {
-    var parts = token.slice(1).split("@"), hex = parts[0] === "paper" ? css("--paper") : data.looks[theme()][parts[0]];
+    var parts = token.slice(1).split("@"), hex = parts[0] === "paper" ? (printing ? "#ffffff" : css("--paper")) : data.looks[theme()][parts[0]];
     if (parts.length === 1) return hex;
     var n = parseInt(hex.slice(1), 16);
     return "rgba(" + (n >> 16) + "," + ((n >> 8) & 255) + "," + (n & 255) + "," + parts[1] + ")";
