@@ -164,13 +164,11 @@ def _raising(degree: int) -> np.ndarray:
 
 
 @cache
-@torch.inference_mode(False)  # the first caller may be in inference mode, the next may need gradients
 def _raising_tensors(l_max: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(_raising(degree)).flatten(0, 1).to(device, dtype) for degree in range(1, l_max + 1))
 
 
 @cache
-@torch.inference_mode(False)
 def _gradient_tensor(l_max: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """G (K, 3 M): the gradient of the solid harmonics up to l_max in terms of the K = l_max^2 ones one degree lower."""
     lower, upper = max(l_max, 1) ** 2, (l_max + 1) ** 2
