@@ -134,10 +134,21 @@ def test_a_finished_training_is_left_alone_and_another_one_refused(project):
     call("train", project / "config.yaml", "-o", run, "-q")
     before = (run / "potential.safetensors").read_bytes()
     assert call("train", project / "config.yaml", "-o", run, "-q")[0] == 0
-    code, _, err = call("train", project / "config.yaml", "training.epochs=3", "-o", run, "-q")
+    code, _, err = call("train", project / "config.yaml", "seed=3", "-o", run, "-q")
     assert code == 2
     assert "another configuration" in err
     assert (run / "potential.safetensors").read_bytes() == before
+
+
+def test_more_epochs_continue_a_finished_training(project):
+    run = project / "run"
+    call("train", project / "config.yaml", "-o", run, "-q")
+    assert call("train", project / "config.yaml", "training.epochs=4", "-o", run, "-q")[0] == 0
+    call("train", project / "config.yaml", "training.epochs=4", "-o", project / "whole", "-q")
+    rows = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (run, project / "whole")]
+    losses = [[json.loads(row)["loss"] for row in lines] for lines in rows]
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
 
 
 def test_anybodys_calculator_is_assayed(project):

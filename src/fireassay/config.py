@@ -57,7 +57,7 @@ class Data(Settings):
         None, description="start of the stability assay; default: the first test or training frame"
     )
     isolated_atoms: str | None = Field(default=None, description="file of isolated atoms, for baseline.e0 = isolated")
-    keys: dict[str, str] | None = Field(
+    keys: dict[str, str | None] | None = Field(
         default=None, description="label keys in the files, such as {energy: energy_xtb}"
     )
     units: dict[str, str] | None = Field(default=None, description="units in the files, such as {energy: kcal/mol}")

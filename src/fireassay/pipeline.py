@@ -28,7 +28,7 @@ from fireassay.config import (
     validated,
     with_overrides,
 )
-from fireassay.data.baseline import average_neighbours, fit_e0, given_e0, isolated_atoms, statistics
+from fireassay.data.baseline import average_neighbours, fit_e0, given_e0, isolated_atoms, read_e0, statistics
 from fireassay.data.datasets import Dataset
 from fireassay.data.readers import read
 from fireassay.data.split import split_blocks, split_group, split_random, split_temperature
@@ -39,6 +39,7 @@ from fireassay.potential import Baseline, LocalPotential, Predictor
 from fireassay.progress import Progress
 from fireassay.records import AssayResult, ErrorTrajectory, environment, read_json, write_json, write_text
 from fireassay.training.fit import FitResult, fit
+from fireassay.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Material:
     validation: list[Structure]
     test: dict[str, list[Structure]]
     start: Structure
-    isolated: list[Structure]
+    isolated: dict[int, float]  # E0 in eV by atomic number, as far as the files tell
     fingerprint: str
 
 
@@ -62,8 +63,7 @@ def run_training(config: Config, folder: Path, progress: Progress, restart: bool
     tune_allocator()
     path = folder / "potential.safetensors"
     device = _device(config)
-    _claim(config, folder, restart)
-    if path.exists():
+    if _claim(config, folder, restart) and path.exists():
         return path
     leader = int(os.environ.get("RANK", "0")) == 0
     material = read_material(config)
@@ -149,7 +149,10 @@ def read_material(config: Config) -> Material:
     test = {name: frames(source) for name, source in data.test.items()}
     first = next(iter(test.values()), train)[0]
     start = frames(data.start)[0] if data.start else first
-    isolated = frames(data.isolated_atoms) if data.isolated_atoms else []
+    if data.isolated_atoms is not None:
+        isolated = read_e0(data.isolated_atoms, keys=data.keys, units=data.units)
+    else:
+        isolated = isolated_atoms(everything)
     return Material(train, validation, test, start, isolated, _fingerprint([*train, *validation]))
 
 
@@ -183,8 +186,7 @@ def _e0(config: Config, material: Material, species: list[int]) -> tuple[dict[in
     if choice == "zero":
         return dict.fromkeys(species, 0.0), {"source": "zero"}
     if choice == "isolated":
-        found = isolated_atoms([*material.isolated, *material.train])
-        return given_e0(found, species), {"source": config.data.isolated_atoms or config.data.train}
+        return given_e0(material.isolated, species), {"source": config.data.isolated_atoms or config.data.train}
     fitted = fit_e0(material.train)
     return fitted.e0, {"source": "fit", **asdict(fitted), "sentence": str(fitted)}
 
@@ -230,25 +232,33 @@ def _device(config: Config) -> torch.device:
     return device
 
 
-def _claim(config: Config, folder: Path, restart: bool) -> None:
-    """Makes sure that the folder is empty, or holds a run of this very configuration."""
+def _claim(config: Config, folder: Path, restart: bool) -> bool:
+    """Whether the folder holds a run of this very configuration; InputError when it holds one of another.
+
+    How long a training lasts may change: then it goes on.
+    """
     stored = folder / "config.yaml"
     if restart:
         for name in ("config.yaml", "potential.safetensors", "errors.npz", "metrics.jsonl", "metrics.csv", "run.json"):
             (folder / name).unlink(missing_ok=True)
         for path in (folder / "checkpoint").glob("*"):
             path.unlink()
-        return
-    if stored.exists() and _training_part(load_config(stored)) != _training_part(config):
+    if not stored.exists():
+        return False
+    before = load_config(stored)
+    if _training_part(before) != _training_part(config):
         raise InputError(
             f"{folder} holds a run of another configuration; choose another folder with --output, "
             "or discard that run with --restart"
         )
+    return before.training == config.training
 
 
 def _training_part(config: Config) -> str:
-    """What decides a training's result, as text: everything but the assays and the description."""
-    return resolved_yaml(config.model_copy(update={"assays": {}, "description": ""}))
+    """What decides a training's course, as text: all but the assays, the description and when to stop and to save."""
+    duration = {name: getattr(Recipe(), name) for name in ("epochs", "stopping", "checkpoints")}
+    training = config.training.model_copy(update=duration)
+    return resolved_yaml(config.model_copy(update={"assays": {}, "description": "", "training": training}))
 
 
 def run_assays(
@@ -370,6 +380,9 @@ def _run_assay(
     if name == "landscape":
         return run(predictor, material.train, settings, **common, **where, folder=folder / "assays")
     errors = ErrorTrajectory.load(folder / "errors.npz")
+    held_out = [s for s in material.validation if s.forces is not None]
+    if sum(map(len, held_out)) >= LEAST_HELD_OUT:
+        common["calibration_frames"] = held_out
     return run(predictor, material.train, errors, material.test, settings, **common, **where)
 
 

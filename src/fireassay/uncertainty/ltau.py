@@ -43,6 +43,9 @@ class ErrorPrediction(NamedTuple):
     distribution: Histogram  # (N, B + 2)
 
 
+LEAST_HELD_OUT = 10  # atoms that calibrate the distance-aware estimator
+
+
 class LTAU:
     """Fitted on a training set's descriptors and error trajectory; asked for atoms by their descriptors.
 
@@ -121,10 +124,10 @@ class LTAU:
         """
         true = np.asarray(errors, dtype=np.float64)
         distance, rows = self.neighbours(descriptors)
-        if true.shape != (len(rows),) or not np.isfinite(true).all() or (true > 0).sum() < 10:
+        if true.shape != (len(rows),) or not np.isfinite(true).all() or (true > 0).sum() < LEAST_HELD_OUT:
             raise InputError(
-                f"calibration needs finite errors (N,) of at least 10 held-out atoms, got shape {true.shape} "
-                f"with {int((true > 0).sum())} above zero for {len(rows)} descriptors"
+                f"calibration needs finite errors (N,) of at least {LEAST_HELD_OUT} held-out atoms, got shape "
+                f"{true.shape} with {int((true > 0).sum())} above zero for {len(rows)} descriptors"
             )
         local, used = self._local(distance, rows), true > 0
         x = 0.5 * np.log1p(np.square(distance[used, 0] / self.width_))
