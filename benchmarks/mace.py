@@ -90,12 +90,13 @@ def measure(size: str, options: argparse.Namespace) -> None:
             theirs = [*script, str(weights.with_suffix(".json")), str(weights), str(frames)]
             compare({"mace-torch": theirs}, TASKS[:1], rounds=0, threads=options.threads, repetitions=1)
             commands = {"mace-torch": theirs, **commands}
-        results = compare(commands, TASKS[:2], options.rounds, options.threads)
-        commands.pop("fireassay frozen")
-        results.update(compare(commands, TASKS[2:], options.rounds, options.threads))
-    print(f"\n{size}\n\n{table(results, 'mace-torch')}\n")
-    for task, sides in results.items():
-        print(task, {side: entry["value"] for side, entry in sides.items()}, flush=True)
+        print(f"\n{size}\n", flush=True)
+        for task in options.tasks:
+            if task == TASKS[2]:
+                commands.pop("fireassay frozen", None)
+            results = compare(commands, [task], options.rounds, options.threads)
+            values = {side: entry["value"] for side, entry in results[task].items()}
+            print(f"{table(results, 'mace-torch')}\n\n{task}: {values}\n", flush=True)
 
 
 def main() -> None:
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--serve", nargs=2, metavar=("WEIGHTS", "KIND"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
