@@ -40,6 +40,7 @@ from fireassay.progress import Progress
 from fireassay.records import AssayResult, ErrorTrajectory, environment, read_json, write_json, write_text
 from fireassay.training.fit import FitResult, fit
 from fireassay.training.recipe import Recipe
+from fireassay.uncertainty.ltau import LEAST_HELD_OUT
 
 
 @dataclass(frozen=True)
