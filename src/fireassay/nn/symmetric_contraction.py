@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from fireassay.errors import InputError
 from fireassay.nn import symmetric_contraction_numba
+from fireassay.nn.autograd import is_wanted
 from fireassay.nn.so3 import Irrep, Irreps, clebsch_gordan
 from fireassay.nn.symmetric_contraction_numba import Tables
 
@@ -157,7 +158,7 @@ class _Contract(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         features, coefficients, species = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1] and _is_wanted(ctx.source)
+        wanted = ctx.needs_input_grad[1] and is_wanted(ctx.source)
         result = _Gradient.apply(features, coefficients, gradients[0].contiguous(), species, ctx.tables, wanted)
         to_features, to_coefficients = result  # type: ignore[misc]
         return to_features, to_coefficients, None, None
@@ -205,14 +206,6 @@ class _Gradient(torch.autograd.Function):
             to_gradient = values if to_gradient is None else to_gradient + values
             to_features = slope if to_features is None else to_features + slope
         return to_features, to_coefficients, to_gradient, None, None, None
-
-
-def _is_wanted(source: Any) -> bool:
-    """Whether the backward pass in progress goes on to `source`: forces need no gradient of the coefficients."""
-    try:
-        return source is None or torch._C._will_engine_execute_node(source)
-    except (AttributeError, RuntimeError):  # not a public function: without it, compute what may not be needed
-        return True
 
 
 @cache
