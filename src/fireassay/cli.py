@@ -100,7 +100,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs and report.")] = Path(
         "fireassay-demo"
     ),
-    minutes: Annotated[float, typer.Option(help="Rough time for both trainings together.")] = 3.0,
+    minutes: Annotated[float, typer.Option(help="Rough time for both trainings together.")] = 4.0,
     quiet: Quiet = False,
 ) -> None:
     """Train a NequIP and a MACE on the embedded 3BPA set, assay both, write the report. A few minutes on two cores.
@@ -218,7 +218,7 @@ def make_data(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default ./NAME.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
-    """Generate an embedded data set anew from its oracle (3bpa-xtb: about 25 core-minutes, needs tblite)."""
+    """Generate an embedded data set anew from its oracle (3bpa-xtb: about one core-hour, needs tblite)."""
     with _reported():
         from fireassay.simulation.generate import PLANS, generate
 

@@ -435,7 +435,7 @@ def law_reproducibility(subject: Subject) -> None:
     if any(True for _ in again.parameters()):
         _moves(law, "the effect of other weights", again.predict(graph).energy - expected.energy, 1e-12)
     again.load_state_dict(safetensors.torch.load(saved))
-    frozen = subject.potential.frozen().predict(graph)
+    frozen = subject.potential.frozen().frozen().predict(graph)
     for name, other in (("a loaded potential", again), ("a deep copy", copy.deepcopy(subject.potential))):
         prediction = other.predict(graph)
         _equal(law, f"the energy of {name}", prediction.energy, expected.energy, 0.0)

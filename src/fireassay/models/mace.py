@@ -153,6 +153,8 @@ class MACE(LocalPotential):
     def frozen(self) -> MACE:
         """A twin for inference: radial networks tabulated, weights and constants contracted once."""
         twin = copy.deepcopy(self).eval().requires_grad_(False)
+        if isinstance(twin.basis, nn.Identity):  # a frozen one already
+            return twin
         for layer in cast(list[Layer], list(twin.layers)):
             layer.radial = RadialTable(nn.Sequential(twin.basis, layer.radial), self.cutoff)  # type: ignore[assignment]
             layer.contraction = cast(SymmetricContraction, layer.contraction).frozen()

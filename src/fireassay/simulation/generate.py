@@ -162,7 +162,7 @@ def _write(frames: list[Atoms], path: Path) -> None:
 
 
 def generate(name: str, folder: Path, workers: int = 1) -> list[Path]:
-    """Generate the embedded data set `name` into `folder`; about 25 core-minutes for 3bpa-xtb, one for cuau-emt.
+    """Generate the embedded data set `name` into `folder`; about one core-hour for 3bpa-xtb, a minute for cuau-emt.
 
     Writes one `SPLIT.xyz.xz` per split, the isolated atoms and the relaxed ground state (3bpa-xtb), and
     `provenance.json` with the versions, settings and the command. Returns the paths written. The files depend

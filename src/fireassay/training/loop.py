@@ -116,8 +116,7 @@ class Loop:
     def run(self) -> None:
         """Trains until the recipe's end. Raises Interrupted after saving when asked to stop, Diverged, InputError."""
         position = self.position
-        done = position.epoch * len(self.train)
-        self.progress.start("training", position.epochs(self.recipe) * len(self.train), done)
+        self._show()
         try:
             while not position.finished:
                 if position.epoch >= position.epochs(self.recipe):
@@ -135,6 +134,11 @@ class Loop:
                     self._leave(self.request.signal or signal.SIGTERM)
         finally:
             self.progress.stop()
+
+    def _show(self) -> None:
+        """Begins the progress display, anew when the number of epochs has changed."""
+        frames = len(self.train)
+        self.progress.start("training", self.position.epochs(self.recipe) * frames, self.position.epoch * frames)
 
     def batches(self, epoch: int) -> list[Tensor]:
         """The epoch's structures, shuffled by seed and epoch alone and divided into global batches."""
@@ -369,6 +373,8 @@ class Loop:
             return
         agreed = self.ranks.largest(torch.tensor(now, dtype=torch.float64, device=self.device))
         self._planned = plan(position, self.recipe, float(agreed))
+        if self._planned:
+            self._show()
         self.rate.epochs = position.epochs(self.recipe)
         if self._asked(now + (now - began) > stopping.max_seconds):
             position.finished = position.finished or "max_seconds"
