@@ -33,7 +33,7 @@ from fireassay.data.datasets import Dataset
 from fireassay.data.readers import read
 from fireassay.data.split import split_blocks, split_group, split_random, split_temperature
 from fireassay.data.structure import Structure
-from fireassay.errors import InputError
+from fireassay.errors import InputError, Interrupted
 from fireassay.interop.ase import CalculatorPredictor
 from fireassay.potential import Baseline, LocalPotential, Predictor
 from fireassay.progress import Progress
@@ -90,7 +90,13 @@ def run_training(config: Config, folder: Path, progress: Progress, restart: bool
     if leader:
         write_text(folder / "config.yaml", resolved_yaml(config))
         write_json(folder / "run.json", record)
-    result = fit(potential, train, validation, config.training, folder, device=device, progress=progress)
+    try:
+        result = fit(potential, train, validation, config.training, folder, device=device, progress=progress)
+    except (Interrupted, InputError) as stop:
+        if leader:
+            status = "interrupted" if isinstance(stop, Interrupted) else "failed"
+            write_json(folder / "run.json", {**record, "status": status})
+        raise
     if not leader:
         return None
     save_potential(potential, path, {"name": config.name, "run": config.data.train})
