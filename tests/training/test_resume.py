@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fireassay.errors import Interrupted
 from fireassay.progress import Silent
@@ -37,6 +39,15 @@ def outcome(folder: Path) -> dict[str, object]:
         "errors": {name: value.tobytes() for name, value in read_arrays(folder / "errors.npz").items()},
         "raw": (folder / "errors.float32").read_bytes(),
     }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The processes that are killed have one thread; another number would round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 # The best weights are those of an early epoch, so that they live on in checkpoints alone.
@@ -70,6 +81,26 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen) -> None:
 
 class PowerCut(BaseException):
     """What a killed process sees: nothing more of it happens."""
+
+
+def test_two_threads_repeat_themselves(tmp_path: Path) -> None:
+    """Torch may add up the backward pass of a large gather atomically; while training it is told not to."""
+    switched = []
+
+    class Watch(Silent):
+        def advance(self, steps: int = 1, note: str = "") -> None:
+            switched.append(torch.are_deterministic_algorithms_enabled())
+
+    torch.set_num_threads(2)
+    try:
+        for name in ("first", "second"):
+            run(tmp_path / name, progress=Watch())
+    finally:
+        torch.set_num_threads(1)
+    assert outcome(tmp_path / "first") == outcome(tmp_path / "second")
+    assert all(switched)
+    assert switched
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_the_uninterrupted_run_is_not_trivial(uninterrupted: dict) -> None:

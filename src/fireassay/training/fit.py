@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +70,7 @@ def fit(
     _check(potential, train, validation, recipe)
     potential.to(device)
     fingerprint = _fingerprint(potential, train, validation, recipe, weights, error_log)
-    with joined(device) as ranks, requests() as request:
+    with joined(device) as ranks, requests() as request, _deterministic(device):
         loop = Loop(
             potential,
             train,
@@ -88,6 +89,26 @@ def fit(
         _resume(loop, resume)
         loop.run()
         return _finish(loop)
+
+
+@contextlib.contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On the CPU, sums in one order: some of torch's backward passes add atomically from several threads otherwise.
+
+    A switch of the whole process, turned back afterwards. On CUDA it would need a setting of the environment.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def _resume(loop: Loop, resume: bool | Literal["auto"]) -> None:
