@@ -160,6 +160,15 @@ def test_slope_uses_test_splits_with_one_temperature_each():
     assert "extrapolation_slope" not in accuracy.run(Network([1, 8]), {"a": frames(2)}).values
 
 
+def test_a_split_may_be_named_by_its_temperature():
+    splits = {"300K": frames(2), "600 K": frames(2, seed=1), "rest": frames(2, seed=2)}
+    result = accuracy.run(Network([1, 8]), splits)
+    assert value(result, "300K.temperature") == 300.0
+    assert value(result, "600 K.temperature") == 600.0
+    assert "rest.temperature" not in result.values
+    assert "extrapolation_slope" in result.values
+
+
 def test_groups():
     result = accuracy.run(Off(energy=0.3), {"x": [*frames(2, 0, group="ice"), *frames(3, 1, group="gas")]})
     assert value(result, "x.group.ice.energy_per_atom.mae") == pytest.approx(0.1)

@@ -6,6 +6,7 @@ and extrapolation trends (section 4.1); each metric is defined in `fireassay.met
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -46,7 +47,8 @@ class AccuracySettings(Settings):
         "for a potential whose zero of energy is not the reference's",
     )
     temperatures: dict[str, float] = Field(
-        default={}, description="temperature in K of a split, where its frames do not tell; for the extrapolation slope"
+        default={},
+        description="temperature in K of a split, where neither its frames nor its name tell; for the extrapolation slope",
     )
     groups: bool = Field(default=True, description="errors of each group label, when a split has more than one")
     max_edges: int = Field(default=10_000, ge=1, description="edges of one batch")
@@ -237,7 +239,8 @@ def _slope(data: Mapping[str, Dataset], settings: AccuracySettings, values: dict
     points = []
     for split, dataset in data.items():
         own = {s.provenance.temperature for s in dataset.structures}
-        temperature = settings.temperatures.get(split, own.pop() if len(own) == 1 else None)
+        known = own.pop() if len(own) == 1 else None
+        temperature = settings.temperatures.get(split, _named(split) if known is None else known)
         if temperature is None:
             continue
         values[f"{split}.temperature"] = Quantity(temperature, "K")
@@ -247,6 +250,12 @@ def _slope(data: Mapping[str, Dataset], settings: AccuracySettings, values: dict
     if len({temperature for temperature, _ in points}) >= 2:
         temperatures, errors = zip(*points, strict=True)
         values["extrapolation_slope"] = Quantity(metrics.extrapolation_slope(temperatures, errors), "eV/Å/K")
+
+
+def _named(split: str) -> float | None:
+    """The temperature that a split's name is, such as 300K; the report reads names in the same way."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?K", split)
+    return float(found[1]) if found else None
 
 
 def _unit_of_array(key: str) -> str:
