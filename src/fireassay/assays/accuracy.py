@@ -48,7 +48,7 @@ class AccuracySettings(Settings):
     )
     temperatures: dict[str, float] = Field(
         default={},
-        description="temperature in K of a split, where neither its frames nor its name tell; for the extrapolation slope",
+        description="temperature in K of a split, where neither its frames nor its name tell; for the slope",
     )
     groups: bool = Field(default=True, description="errors of each group label, when a split has more than one")
     max_edges: int = Field(default=10_000, ge=1, description="edges of one batch")
