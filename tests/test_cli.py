@@ -129,6 +129,20 @@ def test_a_run_from_data_to_report(project):
     assert "tiny" in (project / "report.html").read_text()
 
 
+def test_energies_alone_are_trained_on_and_what_needs_forces_is_left_out_aloud(project):
+    run = project / "energies"
+    weights = ["training.loss.forces.weight=0", "training.loss.stress.weight=0"]
+    labels = ["data.keys={forces: null, stress: null}", "assays.stability.duration=5", "assays.landscape.points=3"]
+    code, _, err = call("train", project / "config.yaml", *weights, *labels, "-o", run, "-q")
+    assert code == 0, err
+    code, out, err = call("assay", run, "-q")
+    assert code == 0, err
+    assert "uncertainty is left out" in err
+    assert "forces" in err
+    assert "landscape.json" in out
+    assert call("report", run, "-o", project / "energies.html", "-q")[0] == 0
+
+
 def test_a_finished_training_is_left_alone_and_another_one_refused(project):
     run = project / "run"
     call("train", project / "config.yaml", "-o", run, "-q")

@@ -165,7 +165,17 @@ def assay(
 
         chosen = [name for name in names or [] if "=" not in name]
         overrides = [name for name in names or [] if "=" in name]
-        for path in run_assays(run, chosen, overrides, _progress(quiet), potential, calculator, config):
+        written = run_assays(
+            run,
+            chosen,
+            overrides,
+            _progress(quiet),
+            potential,
+            calculator,
+            config,
+            lambda text: typer.echo(text, err=True),
+        )
+        for path in written:
             typer.echo(path)
 
 

@@ -276,12 +276,13 @@ def run_assays(
     potential: Path | None = None,
     calculator: str | None = None,
     config: str | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Runs assays in a run folder and returns the JSON files written.
 
     A new folder is made for a potential file or an ASE calculator; data and settings then come from `config`. Names
     are those of `ASSAYS`, by default all that the configuration lists and the potential allows; overrides are
-    `ASSAY.key=value` and `data.key=value`.
+    `ASSAY.key=value` and `data.key=value`. `tell` hears of every assay that was left out, and why.
     """
     tune_allocator()
     settings = _assay_config(folder, overrides, config)
@@ -297,6 +298,7 @@ def run_assays(
         if reason is not None:
             if names:
                 raise InputError(f"{name}: {reason}")
+            tell(f"{name} is left out: it {reason}")
             continue
         result = _run_assay(name, settings, predictor, material, folder, device, progress)
         provenance = {
@@ -363,6 +365,10 @@ def _unfit(name: str, predictor: Predictor, folder: Path, material: Material) ->
         return f"needs the error trajectories of a training; {folder}/errors.npz is not there"
     if name in ("accuracy", "uncertainty") and not material.test:
         return "needs test splits; give data.test, such as data.test={300K: test.xyz}"
+    if name == "uncertainty":
+        for what, splits in (("training frames", [material.train]), ("a test split", material.test.values())):
+            if not any(s.forces is not None for frames in splits for s in frames):
+                return f"needs {what} with forces, whose errors it predicts"
     return None
 
 

@@ -177,6 +177,7 @@ def test_hostile_names_can_be_printed(tmp_path: Path) -> None:
     splits = {"$\\frac{$ \\begin": 300.0, "x_{^": 600.0}
     folder = write_run(tmp_path / "a$b$^_{", replace(NEQUIP, splits=splits, frames=6), ("accuracy",))
     write_report([folder], tmp_path / "report.html")
+    assert (tmp_path / "figures" / "parity-forces.png").stat().st_size > 1000
 
 
 @pytest.mark.usefixtures("quick")

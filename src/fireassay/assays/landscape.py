@@ -251,6 +251,7 @@ class _Probe:
         self.evaluated, self.seconds = 0, 0.0
 
     def start(self, store: _Store) -> tuple[float, float]:
+        """The losses at the centre, once the progress is begun and it is known whether the twin reproduces them."""
         s = self.settings
         line, plane = s.points - 1, s.plane_points**2
         keys = [(n, d) for n in s.normalisations for d in range(s.n_directions)]
@@ -298,6 +299,7 @@ class _Store:
         self.fingerprint = fingerprint
 
     def get(self, key: str) -> Surfaces | None:
+        """What an earlier run with the same fingerprint stored, None when there is nothing of the kind."""
         if self.folder is None or not (path := self.folder / f"{key}.npz").exists():
             return None
         try:
