@@ -176,6 +176,21 @@ def test_anybodys_calculator_is_assayed(project):
     assert values["hot.stress.max"]["value"] < 1e-6
 
 
+def test_a_folder_belongs_to_one_potential(project):
+    run, copy = project / "run", project / "copy"
+    call("train", project / "config.yaml", "-o", run, "-q")
+    before = (run / "run.json").read_bytes()
+    calculator = ["--calculator", "ase.calculators.emt:EMT()", "--config", project / "config.yaml"]
+    file = ["--potential", run / "potential.safetensors", "--config", project / "config.yaml"]
+    assert call("assay", copy, "accuracy", *file, "-q")[0] == 0
+    assert call("assay", copy, "accuracy", *file, "-q")[0] == 0
+    for folder, source in ((run, calculator), (run, file), (copy, calculator)):
+        code, _, err = call("assay", folder, "accuracy", *source, "-q")
+        assert code == 2
+        assert "another potential" in err
+    assert (run / "run.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -328,14 +328,21 @@ def _assay_config(folder: Path, overrides: Sequence[str], config: str | None) ->
 
 
 def _predictor(folder: Path, potential: Path | None, calculator: str | None, device: torch.device) -> Predictor:
-    own = folder / "potential.safetensors"
+    """What the folder is about. A folder belongs to one potential or calculator, InputError for another."""
+    own, record = folder / "potential.safetensors", folder / "run.json"
+    given = {"calculator": calculator} if calculator is not None else {"potential": str(potential)}
+    if calculator is not None or potential is not None:
+        before = read_json(record) if record.exists() else given
+        if {key: before.get(key) for key in given} != given:
+            raise InputError(f"{folder} holds the records of another potential; choose another folder")
     if calculator is not None:
-        write_json(folder / "run.json", {"name": folder.name, "calculator": calculator, "provenance": environment()})
-        return CalculatorPredictor(_calculator(calculator))
+        found = CalculatorPredictor(_calculator(calculator))
+        write_json(record, {"name": folder.name, **given, "provenance": environment()})
+        return found
     if potential is not None and not own.exists():
         loaded = load_potential(potential)
         save_potential(loaded, own, {"name": folder.name, "source": str(potential)})
-        write_json(folder / "run.json", {"name": folder.name, "potential": str(potential), "provenance": environment()})
+        write_json(record, {"name": folder.name, **given, "provenance": environment()})
     if not own.exists():
         raise InputError(f"{folder} has no potential.safetensors; finish its training with fireassay train")
     return load_potential(own, device)
