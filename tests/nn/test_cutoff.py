@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fireassay.nn.cutoff import polynomial_cutoff
+from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
 
 CUTOFF = 5.0
 
@@ -32,3 +32,12 @@ def test_it_falls_from_one():
     values = polynomial_cutoff(torch.linspace(0, CUTOFF, 200, dtype=torch.float64), CUTOFF, 6)
     assert values[0] == 1
     assert (values.diff() <= 1e-15).all()
+
+
+def test_the_cosine_has_no_force_at_the_cutoff():
+    d = torch.tensor([0.0, CUTOFF / 2, CUTOFF, 6.0], dtype=torch.float64, requires_grad=True)
+    values = cosine_cutoff(d, CUTOFF)
+    torch.testing.assert_close(values.detach(), torch.tensor([1, 0.5, 0, 0], dtype=torch.float64), rtol=0, atol=1e-15)
+    (slope,) = torch.autograd.grad(values.sum(), d)
+    expected = torch.tensor([0, -torch.pi / 2 / CUTOFF, 0, 0], dtype=torch.float64)
+    torch.testing.assert_close(slope, expected, rtol=0, atol=1e-15)

@@ -1,13 +1,13 @@
-"""The Bessel basis: both packages' forms, orthonormality, and safety at both ends."""
+"""The Bessel basis, both packages' forms, orthonormality, safety at both ends; Gaussians of exponentials."""
 
 from __future__ import annotations
 
-from math import pi, sqrt
+from math import exp, pi, sqrt
 
 import pytest
 import torch
 
-from fireassay.nn.radial import BesselBasis
+from fireassay.nn.radial import BesselBasis, ExponentialBasis
 
 CUTOFF = 4.5
 
@@ -49,3 +49,16 @@ def test_frequencies_are_parameters_only_when_trained():
     assert torch.autograd.gradcheck(
         lambda f: torch.func.functional_call(basis, {"frequencies": f}, d), basis.frequencies
     )
+
+
+@pytest.mark.parametrize("alpha", [1.0, 5 / CUTOFF])
+def test_gaussians_of_exponentials(alpha):
+    basis = ExponentialBasis(CUTOFF, 6, alpha, trainable=True).double()
+    means = torch.linspace(exp(-alpha * CUTOFF), 1, 6, dtype=torch.float64)
+    d = -torch.log(means[1:]) / alpha
+    values = basis(d)
+    torch.testing.assert_close(values[torch.arange(5), torch.arange(1, 6)], torch.ones(5, dtype=torch.float64))
+    # Neighbouring centres are (1 - end) / (B - 1) apart, widths those of 2 (1 - end) / B.
+    torch.testing.assert_close(values[1, 1].item(), exp(-((6 / 5 / 2) ** 2)), rtol=1e-6, atol=0)
+    assert len(list(basis.parameters())) == 2
+    assert not list(ExponentialBasis(CUTOFF, 6).parameters())

@@ -9,8 +9,8 @@ self-connections, which contract nequip's with its embedding of the species, nee
 
 from __future__ import annotations
 
-import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from e3nn.o3 import Irrep, Irreps
 from nequip.data import AtomicDataDict, compute_neighborlist_, from_ase
 from nequip.model import NequIPGNNModel
 from nequip.utils.global_state import set_global_state
+from recording import SEED, structures, write
 
 SPECIES = {"H": 1, "C": 6, "O": 8}
-SEED = 7
 CASES: dict[str, dict[str, Any]] = {
     "parity_l2": {
         "cutoff": 4.0,
@@ -180,21 +180,7 @@ def weights(model: torch.nn.Module, case: dict[str, Any]) -> dict[str, torch.Ten
     return {**out, **{f"readout.weights.{index}": weight for index, weight in enumerate(dense)}}
 
 
-def structures() -> dict[str, Atoms]:
-    rng = np.random.default_rng(SEED)
-    points: list[np.ndarray] = []
-    while len(points) < 9:
-        point = rng.uniform(-2.6, 2.6, 3)
-        if all(np.linalg.norm(point - other) > 1.0 for other in points):
-            points.append(point)
-    molecule = Atoms(rng.choice(list(SPECIES), 9), np.array(points))
-    cell = np.array([[3.4, 0.0, 0.0], [0.9, 3.1, 0.0], [-0.6, 0.8, 3.7]])
-    grid = np.array([[0.05, 0.1, 0.0], [0.5, 0.55, 0.1], [0.1, 0.5, 0.55], [0.6, 0.05, 0.5]])
-    positions = (grid + rng.uniform(-0.05, 0.05, grid.shape)) @ cell
-    return {"molecule": molecule, "crystal": Atoms(rng.choice(list(SPECIES), 4), positions, cell=cell, pbc=True)}
-
-
-def predict(model: torch.nn.Module, atoms: Atoms, cutoff: float) -> tuple[float, np.ndarray]:
+def predict(model: torch.nn.Module, cutoff: float, atoms: Atoms) -> tuple[float, np.ndarray]:
     data = from_ase(atoms)
     data[AtomicDataDict.ATOM_TYPE_KEY] = torch.tensor([list(SPECIES).index(s) for s in atoms.get_chemical_symbols()])
     data = compute_neighborlist_(data, r_max=cutoff)
@@ -217,21 +203,12 @@ def record(name: str, case: dict[str, Any], folder: Path) -> None:
     randomise(model)
     single = build(case, "float32")
     single.load_state_dict(model.state_dict())
-    arrays: dict[str, np.ndarray] = {}
-    for key, value in weights(model, case).items():
-        dense = value.detach().to(torch.float64).numpy()
-        arrays[f"weights/{key}"] = dense if "self_connection" in key else dense.astype(np.float32)
-    for kind, atoms in structures().items():
-        arrays[f"{kind}/atomic_numbers"] = atoms.numbers.astype(np.int64)
-        arrays[f"{kind}/positions"], arrays[f"{kind}/cell"] = atoms.positions, atoms.cell.array
-        arrays[f"{kind}/pbc"] = atoms.pbc
-        for dtype, evaluated in (("float64", model), ("float32", single)):
-            energy, forces = predict(evaluated, atoms, case["cutoff"])
-            arrays[f"{kind}/{dtype}/energy"], arrays[f"{kind}/{dtype}/forces"] = np.array(energy), forces
-    np.savez_compressed(folder / f"nequip_{name}.npz", **arrays)
+    mapped = {key: value.detach().to(torch.float64).numpy() for key, value in weights(model, case).items()}
+    rounded = {key: dense if "self_connection" in key else dense.astype(np.float32) for key, dense in mapped.items()}
+    evaluate = {"float64": partial(predict, model, case["cutoff"]), "float32": partial(predict, single, case["cutoff"])}
     versions = {module.__name__: module.__version__ for module in (nequip, e3nn, torch, np)}
-    content = {"arguments": {"species": list(SPECIES.values()), **case}, "seed": SEED, "versions": versions}
-    (folder / f"nequip_{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    arguments = {"species": list(SPECIES.values()), **case}
+    write(folder, f"nequip_{name}", "nequip", arguments, rounded, evaluate, structures(list(SPECIES)), versions)
 
 
 if __name__ == "__main__":

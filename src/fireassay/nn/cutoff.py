@@ -1,7 +1,8 @@
-"""The polynomial envelope that takes every edge smoothly to nothing at the cutoff."""
+"""Envelopes that take every edge smoothly to nothing at the cutoff."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -18,3 +19,11 @@ def polynomial_cutoff(distances: Tensor, cutoff: float, p: int = 6) -> Tensor:
         series = series * x + (k + 1) * (k + 2) / 2
     rest = 1 - x
     return series * (rest * rest * rest)
+
+
+def cosine_cutoff(distances: Tensor, cutoff: float) -> Tensor:
+    """(1 + cos(π d / cutoff)) / 2 of distances (...) in Å, zero beyond (Behler and Parrinello 2007, eq. 4).
+
+    Zero with its first derivative at the cutoff, so forces are continuous; the second derivative jumps there.
+    """
+    return (torch.cos((distances / cutoff).clamp(max=1.0) * torch.pi) + 1) / 2

@@ -48,3 +48,14 @@ class SpeciesIndex(nn.Module):
 def one_hot(rows: Tensor, n_species: int, dtype: torch.dtype) -> Tensor:
     """Species rows (N,) to (N, Z)."""
     return nn.functional.one_hot(rows, n_species).to(dtype)
+
+
+def with_isolated(rows: Tensor, n_species: int) -> Tensor:
+    """Species rows (N,) followed by one more atom of each species (N + Z,), for a network whose atoms without
+    neighbours have an energy: no edge reaches these, and `relative_to_isolated` takes their energies off."""
+    return torch.cat([rows, torch.arange(n_species, device=rows.device)])
+
+
+def relative_to_isolated(energies: Tensor, rows: Tensor) -> Tensor:
+    """Energies (N + Z,) of the atoms of `with_isolated` to those of the N atoms relative to isolated ones (N,)."""
+    return energies[: len(rows)] - energies[len(rows) :].index_select(0, rows)

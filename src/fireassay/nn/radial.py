@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import pi, sqrt
+from math import exp, pi, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -37,3 +37,31 @@ class BesselBasis(nn.Module):
         safe = distances.clamp(min=1e-5 * self.cutoff)  # where sin(x) / x is one to rounding
         radial = polynomial_cutoff(distances, self.cutoff, self.p) * (self.prefactor / safe)
         return torch.sin(safe.unsqueeze(1) * (self.frequencies * (pi / self.cutoff))) * radial.unsqueeze(1)
+
+
+class ExponentialBasis(nn.Module):
+    """Gaussians in exp(-α d): exp(-β_k (exp(-α d) - μ_k)^2) (PhysNet, eq. 8; TorchMD-NET, eq. 5 with α = 5 / cutoff).
+
+    `means` μ (B,) are equally spaced from exp(-α cutoff) to 1, `widths` β (B,) are all (2 (1 - exp(-α cutoff)) / B)^-2;
+    trained if `trainable`. There is no envelope: multiply by one.
+    """
+
+    means: Tensor
+    widths: Tensor
+
+    def __init__(self, cutoff: float, n_basis: int, alpha: float = 1.0, trainable: bool = False) -> None:
+        super().__init__()
+        self.alpha = float(alpha)
+        end = exp(-alpha * cutoff)
+        means = torch.linspace(end, 1.0, n_basis)
+        widths = torch.full((n_basis,), (2 / n_basis * (1 - end)) ** -2)
+        if trainable:
+            self.means, self.widths = nn.Parameter(means), nn.Parameter(widths)
+        else:
+            self.register_buffer("means", means)
+            self.register_buffer("widths", widths)
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Distances (E,) in Å to (E, B)."""
+        offset = torch.exp(-self.alpha * distances).unsqueeze(1) - self.means
+        return torch.exp(-self.widths * offset.square())

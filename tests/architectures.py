@@ -1,0 +1,39 @@
+"""Every architecture of fireassay.models, found by its file, in a size for tests."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from fireassay import models
+from fireassay.models import MODELS
+from fireassay.potential import LocalPotential
+
+# Arguments that make a model small and keep what is particular to it; a model without an entry is tested as it is.
+SMALL: dict[str, dict[str, Any]] = {
+    "mace": {"channels": 4, "l_max": 2},
+    "nequip": {"channels": 4, "n_layers": 2},
+}
+
+
+def _found() -> dict[str, type[LocalPotential]]:
+    """Classes by their name in MODELS; one that is not there yet, by its file."""
+    names = {model: name for name, model in MODELS.items()}
+    out = {}
+    for info in pkgutil.iter_modules(models.__path__):
+        module = importlib.import_module(f"{models.__name__}.{info.name}")
+        for _, kind in inspect.getmembers(module, inspect.isclass):
+            if issubclass(kind, LocalPotential) and kind.__module__ == module.__name__:
+                out[names.get(kind, info.name)] = kind
+    return out
+
+
+ARCHITECTURES = _found()
+
+
+def build(name: str, **arguments: Any) -> LocalPotential:
+    """The architecture in its small size, for hydrogen and oxygen within 4 Å unless said otherwise."""
+    given: dict[str, Any] = {"species": [1, 8], "cutoff": 4.0, **SMALL.get(name, {}), **arguments}
+    return ARCHITECTURES[name](**given)
