@@ -1,0 +1,154 @@
+"""An architecture beside its public implementation: same weights, same frames, same allocator, in turn.
+
+    python benchmarks/architectures.py NAME [NAME ...] --reference-python VENV/bin/python [--threads 2] [--rounds 7]
+
+Energy and forces of one and of ten frames of 3BPA and of a crystal of 200 atoms, and a training step (forward,
+backward, Adam) of five frames, in float32. "frozen" is the twin for inference. The value, the sum of |force
+components| or the mean squared force, must agree between the sides. Without --reference-python only our side runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import torch
+from ase.build import bulk
+from side_by_side import SIZES, TASKS, compare, serve, table
+
+from fireassay.data.graph import from_structures
+from fireassay.data.structure import Structure
+from fireassay.models import MODELS
+from fireassay.models.mace import MACE, copy_mace_torch
+
+HERE = Path(__file__).resolve().parent
+FRAMES = HERE.parents[1] / "shared" / "data" / "3bpa" / "train_300K.xyz.xz"
+COMMON: dict[str, Any] = {"species": [1, 6, 7, 8, 29], "cutoff": 5.0}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "mace-32": {
+        "n_layers": 2,
+        "l_max": 3,
+        "channels": 32,
+        "hidden_l_max": 1,
+        "correlation": 3,
+        "n_basis": 8,
+        "trainable_bessel": False,
+        "envelope_p": 5,
+        "radial_hidden": [64, 64, 64],
+        "readout_hidden": 16,
+        "average_neighbours": 16.7,
+        "residual_first": False,
+    },
+    "mace-64": {
+        "n_layers": 2,
+        "l_max": 3,
+        "channels": 64,
+        "hidden_l_max": 2,
+        "correlation": 3,
+        "n_basis": 8,
+        "trainable_bessel": False,
+        "envelope_p": 5,
+        "radial_hidden": [64, 64, 64],
+        "readout_hidden": 16,
+        "average_neighbours": 16.7,
+        "residual_first": False,
+    },
+    "nequip": {
+        "n_layers": 5,
+        "l_max": 2,
+        "parity": True,
+        "channels": 32,
+        "n_basis": 8,
+        "trainable_bessel": True,
+        "envelope_p": 6,
+        "radial_hidden": [64, 64],
+        "readout_hidden": [16],
+        "readout_activation": None,
+        "average_neighbours": 16.7,
+    },
+}
+
+
+def _model(name: str) -> str:
+    """The architecture of a size, "mace" of "mace-64"."""
+    return name.split("-")[0]
+
+
+def ours(name: str, weights: Path, frames: Path, frozen: bool) -> None:
+    """Serves the tasks with our model."""
+    arguments = json.loads(weights.with_suffix(".json").read_text())
+    trained = MODELS[_model(name)](**arguments)
+    if weights.exists():
+        with np.load(weights) as archive:
+            state = {key: torch.from_numpy(archive[key]) for key in archive.files}
+        copy_mace_torch(trained, state) if isinstance(trained, MACE) else trained.load_state_dict(state)
+    model = trained.frozen() if frozen else trained
+    read = [Structure(a.numbers.astype(np.int64), a.positions, a.cell.array, a.pbc) for a in ase.io.iread(frames, ":")]
+    graphs = {task: from_structures(read[SIZES[task]], arguments["cutoff"], torch.float32) for task in TASKS}
+    optimiser = torch.optim.Adam(trained.parameters(), lr=0.0)
+
+    def energy_and_forces(task: str) -> float:
+        return model.predict(graphs[task]).forces.abs().sum().item()
+
+    def train(task: str) -> float:
+        prediction = trained.predict(graphs[task], differentiable=True)
+        optimiser.zero_grad(set_to_none=True)
+        (prediction.energy.square().mean() + prediction.forces.square().mean()).backward()
+        optimiser.step()
+        return prediction.forces.detach().square().mean().item()
+
+    serve({task: lambda task=task: (train if "training" in task else energy_and_forces)(task) for task in TASKS})
+
+
+def measure(name: str, options: argparse.Namespace) -> None:
+    """Prints the table of one architecture."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights, frames = Path(folder) / "weights.npz", Path(folder) / "frames.xyz"
+        weights.with_suffix(".json").write_text(json.dumps({**COMMON, **ARGUMENTS[name]}))
+        crystal = bulk("Cu", cubic=True) * (5, 5, 2)
+        crystal.rattle(0.1, seed=0)
+        ase.io.write(frames, [*ase.io.read(options.frames, ":10"), crystal], format="extxyz")
+        me = [sys.executable, str(HERE / "architectures.py"), name, "--serve", str(weights), str(frames)]
+        commands = {"fireassay": [*me, "trained"], "fireassay frozen": [*me, "frozen"]}
+        if options.reference_python:
+            script = str(HERE / f"reference_{_model(name)}.py")
+            files = [str(weights.with_suffix(".json")), str(weights), str(frames)]
+            recording = HERE.parent / "tests" / "reference"
+            theirs = ["env", f"PYTHONPATH={recording}", options.reference_python, "-W", "ignore", script, *files]
+            compare({"public": theirs}, TASKS[:1], rounds=0, threads=options.threads, repetitions=1)  # weights
+            commands = {"public": theirs, **commands}
+        training = [task for task in TASKS if "training" in task]
+        inference = [task for task in TASKS if task not in training]
+        results = compare(commands, inference, options.rounds, options.threads)
+        commands.pop("fireassay frozen")
+        results.update(compare(commands, training, options.rounds, options.threads))
+    print(f"## {name} {ARGUMENTS[name]}", table(results, "public"), sep="\n")
+    for task, sides in results.items():
+        print(task, {side: entry["value"] for side, entry in sides.items()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=sorted(ARGUMENTS), metavar="NAME")
+    parser.add_argument("--reference-python", help="an interpreter that has the public package")
+    parser.add_argument("--frames", type=Path, default=FRAMES)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--serve", nargs=3, metavar=("WEIGHTS", "FRAMES", "KIND"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        weights, frames, kind = options.serve
+        ours(options.names[0], Path(weights), Path(frames), kind == "frozen")
+        return
+    for name in options.names:
+        measure(name, options)
+
+
+if __name__ == "__main__":
+    main()
