@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fireassay.nn.convolution import EdgeOrder
+from fireassay.nn.segment_numba import row_sums
 
 
 class Segments(NamedTuple):
@@ -60,6 +61,8 @@ class _SegmentSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, segments: Segments) -> Tensor:
         ctx.segments = segments
+        if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+            return row_sums(values.contiguous(), segments.starts, segments.order)
         n_rows = len(segments.starts) - 1
         return values.new_zeros(n_rows, *values.shape[1:]).index_add(0, segments.index, values)
 
