@@ -20,9 +20,9 @@ from typing import Any
 import ase.io
 import numpy as np
 import torch
-from nequip import ARGUMENTS as NEQUIP
 from side_by_side import compare, serve, table
 
+from architectures import ARGUMENTS
 from fireassay.assays.directions import draw, flat, like, weights_of
 from fireassay.assays.landscape import LandscapeSettings, TrainingLoss
 from fireassay.assays.predictions import cut
@@ -34,9 +34,10 @@ from fireassay.potential import LocalPotential
 
 HERE = Path(__file__).resolve().parent
 FRAMES = HERE.parents[1] / "shared" / "data" / "3bpa" / "train_300K.xyz.xz"
+MOLECULE: dict[str, Any] = {"species": [1, 6, 7, 8], "cutoff": 5.0}
 MODELS: dict[str, tuple[type[LocalPotential], dict[str, Any]]] = {
-    "nequip": (NequIP, NEQUIP),
-    "mace": (MACE, {"species": [1, 6, 7, 8], "cutoff": 5.0, "channels": 32, "hidden_l_max": 1, "seed": 0}),
+    "nequip": (NequIP, {**MOLECULE, **ARGUMENTS["nequip"]}),
+    "mace": (MACE, {**MOLECULE, **ARGUMENTS["mace-32"]}),
 }
 BATCH = 5
 

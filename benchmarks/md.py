@@ -22,9 +22,9 @@ from typing import Any
 import ase.io
 import numpy as np
 import torch
-from mace import FRAMES, arguments
 from side_by_side import compare, serve
 
+from architectures import ARGUMENTS, FRAMES
 from fireassay.data.graph import Graph
 from fireassay.data.structure import Structure
 from fireassay.models.mace import MACE, copy_mace_torch
@@ -131,7 +131,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         weights, frames, start = (Path(folder) / name for name in ("weights.npz", "frames.xyz", "start.npz"))
-        weights.with_suffix(".json").write_text(json.dumps(arguments(64, 2)))
+        weights.with_suffix(".json").write_text(
+            json.dumps({"species": [1, 6, 7, 8], "cutoff": 5.0, **ARGUMENTS["mace-64"]})
+        )
         ase.io.write(frames, ase.io.read(options.frames, ":1"), format="extxyz")
         structure, state = start_of(frames, options.replicas)
         one = {"atomic_numbers": structure.atomic_numbers, "positions": structure.positions}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import reference_side
 import numpy as np
 import record_nequip
+import reference_side
 import torch
 from ase import Atoms
 from nequip.data import AtomicDataDict, compute_neighborlist_, from_ase
