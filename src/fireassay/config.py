@@ -94,7 +94,7 @@ class Config(Settings):
     dtype: Literal["float32", "float64"] = "float32"
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
     data: Data
-    model: dict[str, Any] = Field(description="type: nequip | mace, and the arguments of its constructor")
+    model: dict[str, Any] = Field(description=f"type: {' | '.join(MODELS)}, and the arguments of its constructor")
     baseline: BaselineConfig = BaselineConfig()
     training: Recipe = Recipe()
     assays: dict[str, dict[str, Any]] = Field(
