@@ -152,3 +152,11 @@ def test_rotation_matrix_of_a_reflection():
     turned = spherical_harmonics(3, vectors @ mirror.T)[:, 9:]
     torch.testing.assert_close(turned, block @ rotation_matrix(3, mirror).T)
     torch.testing.assert_close(rotation_matrix(Irrep(3, 1), mirror), -rotation_matrix(Irrep(3, -1), mirror))
+
+
+def test_the_blocks_from_which_a_layer_reaches_its_targets():
+    both = Irreps("0o+0e+1o+1e+2o+2e+3o+3e")
+    assert both.leading_to(Irreps("0e"), Irreps.harmonics(2)) == Irreps("0e+1o+2e")
+    assert both.leading_to(Irreps("0e+1o+2e"), Irreps.harmonics(2)) == Irreps("0e+1o+1e+2o+2e+3o+3e")
+    assert both.leading_to(Irreps("1e"), Irreps.harmonics(1)) == Irreps("0o+1o+1e+2o")
+    assert Irreps("0o+2e").leading_to(Irreps("0e"), Irreps.harmonics(1)) == ()

@@ -138,9 +138,7 @@ def _layer_irreps(n_layers: int, l_max: int, parity: bool) -> list[Irreps]:
     hidden = Irreps(irrep for irrep in both if parity or irrep.p == (-1) ** irrep.l)
     layers = [Irreps("0e")]
     for _ in range(n_layers - 1):
-        later = layers[0]
-        leads = {a for a in hidden for b in Irreps.harmonics(l_max) for out in a.product(b) if out in later}
-        layers.insert(0, Irreps(irrep for irrep in hidden if irrep in leads or irrep in later))
+        layers.insert(0, hidden.leading_to(layers[0], Irreps.harmonics(l_max)))
     return layers
 
 

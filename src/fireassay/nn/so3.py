@@ -86,6 +86,11 @@ class Irreps(tuple[Irrep, ...]):
     def l_max(self) -> int:
         return max((block.l for block in self), default=0)
 
+    def leading_to(self, targets: Irreps, harmonics: Irreps) -> Irreps:
+        """The blocks whose product with the harmonics holds an irrep of `targets`: what a layer that makes `targets` by
+        convolution can use."""
+        return Irreps(a for a in self if any(out in targets for b in harmonics for out in a.product(b)))
+
     def sorted(self) -> Irreps:
         """Ascending in degree, odd before even within a degree, as e3nn sorts; stable."""
         return Irreps(sorted(self))
