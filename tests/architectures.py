@@ -16,6 +16,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "botnet": {"channels": 4, "n_layers": 3, "l_max": 2, "hidden_l_max": 2, "radial_hidden": [16]},
     "mace": {"channels": 4, "l_max": 2},
     "nequip": {"channels": 4, "n_layers": 2},
+    "painn": {"channels": 8, "n_basis": 6, "readout_hidden": [4]},
+    "so3krates": {"channels": 8, "n_layers": 2, "degrees": [1, 2], "n_heads": 2, "n_basis": 8},
 }
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from fireassay.models.botnet import BOTNet
 from fireassay.models.mace import MACE
 from fireassay.models.nequip import NequIP
+from fireassay.models.painn import PaiNN
 from fireassay.potential import LocalPotential
 
 MODELS: dict[str, type[LocalPotential]] = {
     "botnet": BOTNet,
     "mace": MACE,
     "nequip": NequIP,
+    "painn": PaiNN,
 }

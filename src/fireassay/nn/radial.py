@@ -65,3 +65,42 @@ class ExponentialBasis(nn.Module):
         """Distances (E,) in Å to (E, B)."""
         offset = torch.exp(-self.alpha * distances).unsqueeze(1) - self.means
         return torch.exp(-self.widths * offset.square())
+
+
+class SineBasis(nn.Module):
+    """sin(n π d / cutoff) / d for n = 1..n_basis (PaiNN, section 4.1; DimeNet, eq. 6), without an envelope."""
+
+    frequencies: Tensor
+
+    def __init__(self, cutoff: float, n_basis: int) -> None:
+        super().__init__()
+        frequencies = torch.arange(1, n_basis + 1) * (pi / cutoff)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.smallest = 1e-5 * float(cutoff)  # where sin(x) / x is one to rounding
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Distances (E,) in Å to (E, B)."""
+        safe = distances.clamp(min=self.smallest).unsqueeze(1)
+        return torch.sin(safe * self.frequencies) / safe
+
+
+class GaussianBasis(nn.Module):
+    """exp(-(d - μ_k)^2 / 2 σ_k^2) with μ (B,) equally spaced from 0 to the cutoff and σ (B,) their spacing (SchNet
+    with the width of schnetpack); trained if `trainable`. Without an envelope. Needs two functions or more."""
+
+    means: Tensor
+    widths: Tensor
+
+    def __init__(self, cutoff: float, n_basis: int, trainable: bool = False) -> None:
+        super().__init__()
+        means = torch.linspace(0.0, cutoff, n_basis)
+        widths = torch.full((n_basis,), float(cutoff) / (n_basis - 1))
+        if trainable:
+            self.means, self.widths = nn.Parameter(means), nn.Parameter(widths)
+        else:
+            self.register_buffer("means", means)
+            self.register_buffer("widths", widths)
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Distances (E,) in Å to (E, B)."""
+        return torch.exp(-0.5 * ((distances.unsqueeze(1) - self.means) / self.widths).square())

@@ -1,0 +1,222 @@
+"""PaiNN: polarizable atom interaction network (Schütt, Unke and Gastegger, ICML 2021, arXiv:2102.03150).
+
+Numbers are those of the public package schnetpack 2.0.4 under copied weights. Isolated-atom energies, scale and shift
+are `potential.Baseline`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from math import sqrt
+from typing import Final, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from fireassay.data.graph import Graph, edge_vectors
+from fireassay.errors import InputError
+from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
+from fireassay.nn.cutoff import cosine_cutoff
+from fireassay.nn.dense import dense
+from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
+from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
+from fireassay.nn.radial import GaussianBasis, SineBasis
+from fireassay.nn.radial_table import RadialTable
+from fireassay.nn.so3 import Irrep, Irreps
+from fireassay.potential import LocalPotential
+
+# Sources s, s and v of a neighbour times (1, direction): the messages to s, to v along the direction, and to v along v.
+MESSAGE: Final = Coupling(
+    Irreps("0e+0e+1o"), Irreps("0e+1o"), [(0, 0, Irrep(0, 1)), (1, 1, Irrep(1, -1)), (2, 0, Irrep(1, -1))]
+)
+FIRST_MESSAGE: Final = Coupling(Irreps("0e+0e"), Irreps("0e+1o"), MESSAGE.paths[:2])
+
+
+class PaiNN(LocalPotential):
+    """Atom energies from `n_layers` messages and updates of scalars s (N, C) and vectors v (N, 3, C).
+
+    species: atomic numbers; cutoff in Å; channels C of both kinds; n_basis radial functions, sines over the distance
+    (the paper) or Gaussians (the default of schnetpack), under a cosine cutoff; readout_hidden: widths of the hidden
+    layers of the readout; epsilon under the root of |v|, without a unit, which makes it smooth where v vanishes; seed
+    of the initial weights.
+
+    The defaults are those of the paper. Its form obeys every law once energies are relative to isolated atoms. Forces
+    are continuous at the cutoff, their derivatives are not. The paper has no epsilon, so that forces jump where a
+    vector vanishes; with the 1e-8 of schnetpack they turn within |v| of 1e-4. Weights from which the energy cannot be
+    reached do not exist (schnetpack has them): those of the vectors that enter the first message, which vanish, those
+    of the vectors that leave the last update, and the last bias, which cancels.
+
+    Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[int],
+        cutoff: float = 5.0,
+        n_layers: int = 3,
+        channels: int = 128,
+        n_basis: int = 20,
+        basis: Literal["sine", "gaussian"] = "sine",
+        readout_hidden: Sequence[int] = (64,),
+        epsilon: float = 1e-6,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.arguments = {
+            "species": list(species),
+            "cutoff": cutoff,
+            "n_layers": n_layers,
+            "channels": channels,
+            "n_basis": n_basis,
+            "basis": basis,
+            "readout_hidden": list(readout_hidden),
+            "epsilon": epsilon,
+            "seed": seed,
+        }
+        if min(epsilon, cutoff, n_layers, channels, n_basis - 1, *readout_hidden) <= 0 or basis not in (
+            "sine",
+            "gaussian",
+        ):
+            raise InputError(f"a PaiNN needs positive sizes and a basis of sines or Gaussians, got {self.arguments}")
+        generator = torch.Generator().manual_seed(seed)
+        self.index = SpeciesIndex(species)
+        self.species, self.cutoff = self.index.species, float(cutoff)
+        self.basis: nn.Module = CutBasis((SineBasis if basis == "sine" else GaussianBasis)(cutoff, n_basis), cutoff)
+        self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
+        places = [(k == 0, k == n_layers - 1) for k in range(n_layers)]
+        spread = sqrt(6 / (n_basis + 3 * channels * n_layers))  # Glorot's for the filters of all layers
+        self.messages = nn.ModuleList(Message(channels, n_basis, spread, first, generator) for first, _ in places)
+        self.updates = nn.ModuleList(Update(channels, last, epsilon, generator) for _, last in places)
+        self.readout = nn.Sequential()
+        for n_in, n_out in pairwise((channels, *readout_hidden)):
+            self.readout.extend([dense(n_in, n_out, generator), nn.SiLU()])
+        self.readout.append(dense([channels, *readout_hidden][-1], 1, generator, bias=False))  # a bias would cancel
+        self.register_buffer("isolated", None, persistent=False)
+
+    isolated: Tensor | None
+
+    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Atom energies (N,) in eV relative to isolated atoms, and the scalars (N, C) after the last update."""
+        rows = self.index(graph.atomic_numbers)
+        edges = (graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
+        if self.isolated is not None:
+            scalars = self._scalars(rows, *edges)
+            return self.readout(scalars).squeeze(1) - self.isolated.index_select(0, rows), scalars
+        scalars = self._scalars(with_isolated(rows, len(self.index)), *edges)
+        return relative_to_isolated(self.readout(scalars).squeeze(1), rows), scalars[: len(rows)]
+
+    def _scalars(self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor) -> Tensor:
+        distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        order = edge_order(centre, neighbour, len(rows))
+        pairs = edge_pairs(centre, neighbour, shift, order.by_neighbour)
+        across = distances if pairs is None else distances.index_select(0, pairs.first)
+        around = Surroundings(
+            centre=centre,
+            neighbour=neighbour,
+            order=order,
+            pairs=pairs,
+            directions=torch.cat([torch.ones_like(distances), vectors / distances], 1),
+            radial=self.basis(across.squeeze(1)),
+        )
+        s, v = self.embedding, None
+        for message, update in zip(self.messages, self.updates, strict=True):
+            s, v = update(*message(s, v, rows, around))
+        return s
+
+    def frozen(self) -> PaiNN:
+        """A twin for inference whose filters are tables; forces differ by about 1e-6 of the largest."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        if self.isolated is None:
+            for message in cast(list[Message], list(twin.messages)):
+                message.filter = RadialTable(nn.Sequential(twin.basis, message.filter), self.cutoff)
+            twin.basis = nn.Identity()  # the tables take distances
+            rows = torch.arange(len(self.index), device=self.embedding.device)
+            none = rows[:0], rows[:0], rows.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
+            twin.isolated = twin.readout(twin._scalars(rows, *none)).squeeze(1)
+        return twin
+
+
+class CutBasis(nn.Module):
+    """The radial functions times the cosine cutoff, and the cutoff itself, which carries the bias of the filters."""
+
+    def __init__(self, basis: nn.Module, cutoff: float) -> None:
+        super().__init__()
+        self.basis, self.cutoff = basis, float(cutoff)
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Distances (E,) in Å to (E, B+1)."""
+        cut = cosine_cutoff(distances, self.cutoff).unsqueeze(1)
+        return torch.cat([self.basis(distances) * cut, cut], 1)
+
+
+class Surroundings(NamedTuple):
+    """What every layer sees of the graph; with `pairs`, both directions of an edge share their filters."""
+
+    centre: Tensor  # (E,)
+    neighbour: Tensor  # (E,)
+    order: EdgeOrder
+    pairs: EdgePairs | None
+    directions: Tensor  # (E, 4): 1 and r_ij / |r_ij|
+    radial: Tensor  # (E/2, B+1), or the distances (E/2,) for tables; E rows without pairs
+
+
+class Filter(nn.Module):
+    """W(r) of every path (eqs. 7, 8): linear in the radial functions and, for the bias, in the cutoff."""
+
+    def __init__(self, n_basis: int, n_out: int, spread: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_basis + 1, n_out))
+        with torch.no_grad():
+            self.weight[:-1].uniform_(-spread, spread, generator=generator)
+
+    def forward(self, radial: Tensor) -> Tensor:
+        """(E, B+1) to (E, P C)."""
+        return radial @ self.weight
+
+
+class Message(nn.Module):
+    """Δs_i = Σ φ_s(s_j) W_s(r), Δv_i = Σ φ_vs(s_j) W_vs(r) r_ij/r + v_j φ_vv(s_j) W_vv(r) (eqs. 7, 8; fig. 2b)."""
+
+    def __init__(self, channels: int, n_basis: int, spread: float, first: bool, generator: torch.Generator) -> None:
+        super().__init__()
+        self.coupling = FIRST_MESSAGE if first else MESSAGE
+        n_out = len(self.coupling.paths) * channels
+        self.context = nn.Sequential(dense(channels, channels, generator), nn.SiLU(), dense(channels, n_out, generator))
+        self.filter: nn.Module = Filter(n_basis, n_out, spread, generator)
+
+    def forward(self, s: Tensor, v: Tensor | None, rows: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
+        """s (N, C) and v (N, 3, C) with their messages added; the first message takes s (Z, C) of the species."""
+        n_paths = len(self.coupling.paths)
+        context = self.context(s).unflatten(1, (n_paths, -1))  # (N, P, C)
+        weights = self.filter(around.radial).unflatten(1, (n_paths, -1))  # (E/2, P, C)
+        edges = (around.centre, around.neighbour, self.coupling, around.order, around.pairs)
+        if v is None:
+            sources = context.index_select(0, rows)
+            ds, dv = convolution(sources, around.directions, weights, *edges).split((1, 3), 1)
+            return s.index_select(0, rows) + ds.squeeze(1), dv
+        sources = torch.cat([context[:, :2], v * context[:, 2:]], 1)  # (N, 5, C)
+        ds, along_r, along_v = convolution(sources, around.directions, weights, *edges).split((1, 3, 3), 1)
+        return s + ds.squeeze(1), v + along_r + along_v
+
+
+class Update(nn.Module):
+    """Δs_i = a_ss + a_sv <U v_i, V v_i>, Δv_i = a_vv U v_i with a(s_i, |V v_i|) (eqs. 9, 10; fig. 2c)."""
+
+    def __init__(self, channels: int, last: bool, epsilon: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.last, self.epsilon = last, epsilon
+        self.mix = dense(channels, 2 * channels, generator, bias=False)  # V, then U
+        n_out = (2 if last else 3) * channels
+        self.context = nn.Sequential(
+            dense(2 * channels, channels, generator), nn.SiLU(), dense(channels, n_out, generator)
+        )
+
+    def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """s (N, C) and v (N, 3, C), updated; the last update leaves v as it is."""
+        left, right = self.mix(v).chunk(2, 2)
+        norm = (left.square().sum(1) + self.epsilon).sqrt()
+        a_ss, a_sv, *a_vv = self.context(torch.cat([s, norm], 1)).split(s.shape[1], 1)
+        s = s + a_ss + a_sv * (left * right).sum(1)
+        return s, v if self.last else v + a_vv[0].unsqueeze(1) * right
