@@ -1,0 +1,315 @@
+"""SO3krates: a Euclidean transformer (Frank, Unke and Müller, NeurIPS 2022; Frank et al., Nat. Commun. 15, 6539, 2024).
+
+Numbers are those of the public package mlff (github.com/thorben-frank/mlff, commit 02107c2) under copied weights.
+Its energy per atom carries a scale and a shift per species, which are `potential.Baseline`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from math import pi, sqrt
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from fireassay.data.graph import Graph, edge_vectors
+from fireassay.errors import InputError
+from fireassay.nn.convolution import EdgeOrder, edge_order
+from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
+from fireassay.nn.dense import dense
+from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
+from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
+from fireassay.nn.pair_attention import AttentionEdges, attention_coefficients, attention_sum
+from fireassay.nn.radial import ExponentialBasis
+from fireassay.nn.radial_table import RadialTable
+from fireassay.nn.segment import Segments, gather, segment_sum
+from fireassay.nn.so3 import spherical_harmonics
+from fireassay.potential import LocalPotential
+
+
+class SO3krates(LocalPotential):
+    """Atom energies from invariant features x (N, C) and Euclidean variables χ (N, M), one per degree, that attention
+    refines together: messages see of χ only the lengths of its differences, so no tensor product is taken.
+
+    species: atomic numbers; cutoff in Å; n_layers; degrees l of the Euclidean variables, distinct and from 1;
+    channels C, a multiple of n_heads, the heads of the attention between features, and of the number of degrees, each
+    of which is a head of the attention between Euclidean variables; n_basis Gaussians in exp(-r), fixed; envelope_p:
+    None for the cosine cutoff of the papers, or the degree of the polynomial one; radial_hidden and spherical_hidden:
+    widths of the hidden layers of the filters' two networks, by default C, and C / 4; residual_attention and
+    residual_update: a residual network of C channels after the attention and after the update (both in the TEA
+    Challenge 2023, challenges II and III); layer_norm: layer normalisation before attention and update; initial_chi:
+    zeros (the package's default), or the harmonics of the neighbours summed under the envelope and divided by
+    average_neighbours; readout_hidden: widths of the readout's hidden layers, by default C; seed of the initial
+    weights, uniform with the variance of flax's normal ones.
+
+    The defaults are those of the 2024 paper. The 2022 form differs by initial_chi = "neighbours" and by attention
+    between atoms close in χ, which lets atoms beyond the cutoff interact: not local, removed from the package, not
+    here. No term jumps at the cutoff: every message carries the envelope, so laws 10 to 12 hold as published, except
+    that atoms without neighbours have an energy; energies are relative to theirs.
+
+    Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[int],
+        cutoff: float = 5.0,
+        n_layers: int = 3,
+        degrees: Sequence[int] = (1, 2, 3),
+        channels: int = 132,
+        n_heads: int = 4,
+        n_basis: int = 32,
+        envelope_p: int | None = None,
+        radial_hidden: Sequence[int] | None = None,
+        spherical_hidden: Sequence[int] | None = None,
+        residual_attention: bool = False,
+        residual_update: bool = False,
+        layer_norm: bool = False,
+        initial_chi: Literal["zeros", "neighbours"] = "zeros",
+        readout_hidden: Sequence[int] | None = None,
+        average_neighbours: float = 16.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        radial = [channels] if radial_hidden is None else list(radial_hidden)
+        spherical = [max(channels // 4, 1)] if spherical_hidden is None else list(spherical_hidden)
+        readout = [channels] if readout_hidden is None else list(readout_hidden)
+        self.arguments = {
+            "species": list(species),
+            "cutoff": cutoff,
+            "n_layers": n_layers,
+            "degrees": list(degrees),
+            "channels": channels,
+            "n_heads": n_heads,
+            "n_basis": n_basis,
+            "envelope_p": envelope_p,
+            "radial_hidden": radial,
+            "spherical_hidden": spherical,
+            "residual_attention": residual_attention,
+            "residual_update": residual_update,
+            "layer_norm": layer_norm,
+            "initial_chi": initial_chi,
+            "readout_hidden": readout,
+            "average_neighbours": average_neighbours,
+            "seed": seed,
+        }
+        sizes = (cutoff, n_layers, channels, n_heads, n_basis, envelope_p or 1, average_neighbours, *degrees)
+        distinct = bool(degrees) and list(degrees) == sorted(set(degrees)) and initial_chi in ("zeros", "neighbours")
+        if min(sizes) <= 0 or min([1, *radial, *spherical, *readout]) <= 0 or envelope_p == 0 or not distinct:
+            raise InputError(f"a SO3krates needs positive sizes and ascending degrees from 1, got {self.arguments}")
+        if channels % n_heads or channels % len(degrees):
+            raise InputError(f"{channels} channels are no multiple of {n_heads} heads and of {len(degrees)} degrees")
+        generator = torch.Generator().manual_seed(seed)
+        self.index = SpeciesIndex(species)
+        self.species, self.cutoff = self.index.species, float(cutoff)
+        self.envelope_p, self.average_neighbours = envelope_p, average_neighbours
+        self.initial_chi, self.tabulated = initial_chi, False
+        self.irreps = Degrees(degrees)
+        self.basis = ExponentialBasis(cutoff, n_basis)
+        self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator) / sqrt(channels))
+        filters = ((n_basis, *radial, channels), (len(degrees), *spherical, channels))
+        self.layers = nn.ModuleList(
+            Layer(channels, n_heads, len(degrees), filters, residual_attention, residual_update, layer_norm, generator)
+            for _ in range(n_layers)
+        )
+        self.readout = _network((channels, *readout, 1), generator, last_bias=False)  # it would cancel
+
+    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Atom energies (N,) in eV relative to isolated atoms, and the last features x (N, C)."""
+        rows = self.index(graph.atomic_numbers)
+        species = with_isolated(rows, len(self.index))
+        vectors = edge_vectors(graph)
+        order = edge_order(graph.centre, graph.neighbour, len(species))
+        pairs = edge_pairs(graph.centre, graph.neighbour, graph.shift, order.by_neighbour)
+        distances = torch.linalg.vector_norm(vectors if pairs is None else vectors[pairs.first], dim=1)
+        around = Surroundings.of(graph, order, pairs, len(species), self.irreps)
+        envelope = self._envelope(distances).index_select(0, around.edges.pair).unsqueeze(1)
+        harmonics = self.irreps.of(vectors)
+        around = around._replace(
+            radial=distances if self.tabulated else self.basis(distances), envelope=envelope, harmonics=harmonics
+        )
+        x = self.embedding.index_select(0, species)
+        chi = x.new_zeros(len(species), harmonics.shape[1])
+        if self.initial_chi == "neighbours":
+            chi = segment_sum(harmonics * envelope, around.centres) / self.average_neighbours
+        for layer in self.layers:
+            x, chi = layer(x, chi, around)
+        return relative_to_isolated(self.readout(x).squeeze(1), rows), x[: graph.n_atoms]
+
+    def _envelope(self, distances: Tensor) -> Tensor:
+        if self.envelope_p is None:
+            return cosine_cutoff(distances, self.cutoff)
+        return polynomial_cutoff(distances, self.cutoff, self.envelope_p)
+
+    def frozen(self) -> SO3krates:
+        """A twin for inference whose radial filters are tables; forces differ by about 1e-6 of the largest."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        if not self.tabulated:
+            for layer in cast(list[Layer], list(twin.layers)):
+                for block in (layer.features, layer.geometry):
+                    block.radial = RadialTable(nn.Sequential(twin.basis, block.radial), self.cutoff)
+            twin.tabulated = True
+        return twin
+
+
+class Degrees(nn.Module):
+    """The degrees l of the Euclidean variables, M = sum of 2l + 1 components, with orthonormal harmonics."""
+
+    def __init__(self, degrees: Sequence[int]) -> None:
+        super().__init__()
+        self.l_max = max(degrees)
+        columns = torch.cat([torch.arange(l * l, (l + 1) ** 2) for l in degrees])  # noqa: E741
+        dims = torch.tensor([2 * l + 1 for l in degrees])  # noqa: E741
+        self.register_buffer("columns", columns, persistent=False)
+        self.register_buffer("degree", torch.repeat_interleave(torch.arange(len(degrees)), dims), persistent=False)
+        contraction = nn.functional.one_hot(self.degree, len(degrees)) / dims.sqrt()
+        self.register_buffer("contraction", contraction, persistent=False)
+
+    columns: Tensor  # (M,)
+    degree: Tensor  # (M,) the place among the degrees of each component
+    contraction: Tensor  # (M, L)
+
+    def of(self, vectors: Tensor) -> Tensor:
+        """Harmonics (E, M) of vectors (E, 3), orthonormal on the sphere."""
+        return spherical_harmonics(self.l_max, vectors)[:, self.columns] / sqrt(4 * pi)
+
+    def invariants(self, chi: Tensor) -> Tensor:
+        """(..., M) to (..., L): |χ_l|^2 / sqrt(2l + 1), the product with itself contracted to degree zero."""
+        return chi.square() @ self.contraction
+
+    def spread(self, values: Tensor) -> Tensor:
+        """One value per degree (..., L) to each of its components (..., M)."""
+        return values.index_select(-1, self.degree)
+
+
+class Surroundings(NamedTuple):
+    """What every layer sees of the graph; both directions of an edge share one filter."""
+
+    irreps: Degrees
+    edges: AttentionEdges
+    centres: Segments  # of the edges
+    first: tuple[Segments, Segments]  # centre and neighbour of the edge that stands for each pair
+    radial: Tensor  # (P, n_basis), or the distances (P,) for tables
+    envelope: Tensor  # (E, 1)
+    harmonics: Tensor  # (E, M)
+
+    @classmethod
+    def of(cls, graph: Graph, order: EdgeOrder, pairs: EdgePairs | None, n_atoms: int, irreps: Degrees) -> Surroundings:
+        """The part that depends on who neighbours whom."""
+        edges = AttentionEdges.of(graph.centre, graph.neighbour, order, pairs)
+        ends = (
+            (graph.centre, graph.neighbour)
+            if pairs is None
+            else (graph.centre[pairs.first], graph.neighbour[pairs.first])
+        )
+        first = (Segments.of(ends[0], n_atoms), Segments.of(ends[1], n_atoms))
+        nothing = graph.positions.new_zeros(0)
+        return cls(irreps, edges, Segments.of_centres(graph.centre, order), first, nothing, nothing, nothing)
+
+
+class Layer(nn.Module):
+    """Euclidean attention, then the update of each atom by itself (2024, Methods, "SO3krates architecture").
+
+    x' = x + sum_j u(r) α_ij V x_j and χ'_l = χ_l + sum_j u(r) β_ij,l Y_l(r_ij), with coefficients α and β of
+    `FilteredAttention`; then (Δx, b) = W (x', |χ'_1|^2, ...) + bias, x'' = x' + Δx and χ''_l = (1 + b_l) χ'_l.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        n_heads: int,
+        n_degrees: int,
+        filters: tuple[Sequence[int], Sequence[int]],
+        residual_attention: bool,
+        residual_update: bool,
+        layer_norm: bool,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.features = FilteredAttention(n_heads, channels, filters, generator)
+        self.geometry = FilteredAttention(n_degrees, channels, filters, generator)
+        width = channels // n_heads
+        self.values = nn.Parameter(_head_weights(n_heads, width, generator))
+        self.update = _flax_dense(channels + n_degrees, channels + n_degrees, generator)
+        self.sizes = (channels, n_degrees)
+        identity = nn.Identity()
+        self.norm_1 = nn.LayerNorm(channels, eps=1e-6) if layer_norm else identity
+        self.norm_2 = nn.LayerNorm(channels, eps=1e-6) if layer_norm else identity
+        self.residual_1 = ResidualNetwork(channels, generator) if residual_attention else identity
+        self.residual_2 = ResidualNetwork(channels, generator) if residual_update else identity
+
+    def forward(self, x: Tensor, chi: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
+        """(N, C) and (N, M) to the same."""
+        irreps, edges = around.irreps, around.edges
+        distance = irreps.invariants(gather(chi, around.first[1]) - gather(chi, around.first[0]))  # (P, L)
+        normed = self.norm_1(x)
+        alpha = self.features(normed, around.radial, distance, edges) * around.envelope  # (E, H)
+        heads = normed.unflatten(1, (alpha.shape[1], -1))
+        values = torch.einsum("nhc,hcd->nhd", heads, self.values)
+        beta = self.geometry(normed, around.radial, distance, edges) * around.envelope  # (E, L)
+        chi = chi + segment_sum(irreps.spread(beta) * around.harmonics, around.centres)
+        x = self.residual_1(x + attention_sum(alpha, values, edges).flatten(1))
+        both = torch.cat([self.norm_2(x), irreps.invariants(chi)], 1)
+        change, scale = self.update(both).split(self.sizes, 1)
+        return self.residual_2(x + change), chi + irreps.spread(scale) * chi
+
+
+class FilteredAttention(nn.Module):
+    """Coefficients q_i · (w_ij * k_j) / sqrt(F) of each head of F channels, without a softmax.
+
+    The filter w_ij is the sum of a network of the radial basis and one of the invariants of χ_j - χ_i.
+    """
+
+    def __init__(
+        self, n_heads: int, channels: int, filters: tuple[Sequence[int], Sequence[int]], generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        width = channels // n_heads
+        self.query = nn.Parameter(_head_weights(n_heads, width, generator))
+        self.key = nn.Parameter(_head_weights(n_heads, width, generator))
+        self.radial: nn.Module = _network(filters[0], generator)
+        self.spherical = _network(filters[1], generator)
+
+    def forward(self, x: Tensor, radial: Tensor, distance: Tensor, edges: AttentionEdges) -> Tensor:
+        """Features (N, C), radial (P, n_basis) and distances of χ (P, L) to coefficients (E, H)."""
+        n_heads, width, _ = self.query.shape
+        filters = self.radial(radial) + self.spherical(distance)  # (P, C)
+        heads = x.unflatten(1, (n_heads, width))
+        query = torch.einsum("nhc,hcd->nhd", heads, self.query / sqrt(width))
+        key = torch.einsum("nhc,hcd->nhd", heads, self.key)
+        return attention_coefficients(query, key, filters.unflatten(1, (n_heads, width)), edges)
+
+
+class ResidualNetwork(nn.Module):
+    """W_3 σ(x + W_2 σ(W_1 σ(x))), without biases; σ is SiLU."""
+
+    def __init__(self, channels: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_flax_dense(channels, channels, generator, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C) to (N, C)."""
+        silu = nn.functional.silu
+        inner = self.layers[1](silu(self.layers[0](silu(x))))
+        return self.layers[2](silu(x + inner))
+
+
+def _flax_dense(n_in: int, n_out: int, generator: torch.Generator, bias: bool = True) -> nn.Linear:
+    return dense(n_in, n_out, generator, bias, "fan_in_uniform", gain=sqrt(3))  # variance 1 / n_in
+
+
+def _network(widths: Sequence[int], generator: torch.Generator, last_bias: bool = True) -> nn.Sequential:
+    """Dense layers with biases and SiLU between them."""
+    sizes = list(pairwise(widths))
+    layers: list[nn.Module] = []
+    for number, (n_in, n_out) in enumerate(sizes):
+        layers += [_flax_dense(n_in, n_out, generator, last_bias or number + 1 < len(sizes)), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _head_weights(n_heads: int, width: int, generator: torch.Generator) -> Tensor:
+    """(H, F, F), one matrix per head, uniform of variance 1 / F."""
+    return (2 * torch.rand(n_heads, width, width, generator=generator) - 1) * sqrt(3 / width)
