@@ -13,6 +13,7 @@ from fireassay.potential import LocalPotential
 
 # Arguments that make a model small and keep what is particular to it; a model without an entry is tested as it is.
 SMALL: dict[str, dict[str, Any]] = {
+    "allegro": {"channels": 4, "two_body_widths": [8, 12], "latent_widths": [12, 12], "readout_hidden": [4]},
     "botnet": {"channels": 4, "n_layers": 3, "l_max": 2, "hidden_l_max": 2, "radial_hidden": [16]},
     "mace": {"channels": 4, "l_max": 2},
     "nequip": {"channels": 4, "n_layers": 2},

@@ -44,10 +44,29 @@ class ScalarMLP(nn.Module):
                 weight.normal_(generator=generator)
             self.weights.append(nn.Parameter(weight))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., widths[0]) to (..., widths[-1])."""
-        for layer, weight in enumerate(self.weights):
-            if layer and self.activation:
-                x = nn.functional.silu(x)
-            x = x @ (weight * ((self.gain if layer else 1.0) / sqrt(weight.shape[0])))
+    def forward(self, x: Tensor, *beside: Tensor) -> Tensor:
+        """(..., widths[0]) to (..., widths[-1]); the columns of the input may be shared out among several tensors."""
+        scaled = [
+            weight * ((self.gain if layer else 1.0) / sqrt(weight.shape[0]))
+            for layer, weight in enumerate(self.weights)
+        ]
+        if self.activation is None:  # one matrix, from the narrow end
+            product = scaled.pop()
+            while scaled:
+                product = scaled.pop() @ product
+            scaled = [product]
+        x = _side_by_side((x, *beside), scaled[0])
+        for weight in scaled[1:]:
+            x = nn.functional.silu(x) @ weight
         return x
+
+
+def _side_by_side(parts: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """The product of the parts' columns, side by side, with a weight, without an array that holds them all."""
+    if len(parts) == 1:
+        return parts[0] @ weight
+    rows = weight.split([part.shape[-1] for part in parts])
+    total = parts[0] @ rows[0]
+    for part, block in zip(parts[1:], rows[1:], strict=True):
+        total = torch.addmm(total, part, block) if part.ndim == 2 else total + part @ block
+    return total
