@@ -31,6 +31,36 @@ HERE = Path(__file__).resolve().parent
 FRAMES = HERE.parents[1] / "shared" / "data" / "3bpa" / "train_300K.xyz.xz"
 COMMON: dict[str, Any] = {"species": [1, 6, 7, 8, 29], "cutoff": 5.0}
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    "botnet": {
+        "n_layers": 5,
+        "l_max": 3,
+        "hidden_l_max": 3,
+        "parity": True,
+        "channels": 80,
+        "n_basis": 8,
+        "trainable_bessel": False,
+        "envelope_p": 6,
+        "radial_hidden": [64, 64, 64],
+        "readout_hidden": 16,
+        "average_neighbours": 16.7,
+        "element_dependent": False,
+        "residual_first": False,
+    },
+    "botnet-egraffbench": {
+        "n_layers": 5,
+        "l_max": 3,
+        "hidden_l_max": 2,
+        "parity": False,
+        "channels": 16,
+        "n_basis": 8,
+        "trainable_bessel": False,
+        "envelope_p": 5,
+        "radial_hidden": [64, 64, 64],
+        "readout_hidden": 16,
+        "average_neighbours": 16.7,
+        "element_dependent": False,
+        "residual_first": False,
+    },
     "mace-32": {
         "n_layers": 2,
         "l_max": 3,
@@ -71,6 +101,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "readout_hidden": [16],
         "readout_activation": None,
         "average_neighbours": 16.7,
+    },
+    "painn": {
+        "n_layers": 3,
+        "channels": 128,
+        "n_basis": 20,
+        "basis": "sine",
+        "readout_hidden": [64],
+        "epsilon": 1e-8,
     },
 }
 

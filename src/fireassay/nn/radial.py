@@ -32,9 +32,10 @@ class BesselBasis(nn.Module):
         else:
             self.register_buffer("frequencies", frequencies)
 
-    def forward(self, distances: Tensor) -> Tensor:
-        """Distances (E,) in Å to (E, B)."""
-        safe = distances.clamp(min=1e-5 * self.cutoff)  # where sin(x) / x is one to rounding
+    def forward(self, distances: Tensor, transformed: Tensor | None = None) -> Tensor:
+        """Distances (E,) in Å to (E, B); the Bessel functions take `transformed` (E,) instead where it is given, the
+        envelope the distances themselves."""
+        safe = (distances if transformed is None else transformed).clamp(min=1e-5 * self.cutoff)  # sin(x) / x is one
         radial = polynomial_cutoff(distances, self.cutoff, self.p) * (self.prefactor / safe)
         return torch.sin(safe.unsqueeze(1) * (self.frequencies * (pi / self.cutoff))) * radial.unsqueeze(1)
 
@@ -75,7 +76,7 @@ class SineBasis(nn.Module):
     def __init__(self, cutoff: float, n_basis: int) -> None:
         super().__init__()
         frequencies = torch.arange(1, n_basis + 1) * (pi / cutoff)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("frequencies", frequencies)
         self.smallest = 1e-5 * float(cutoff)  # where sin(x) / x is one to rounding
 
     def forward(self, distances: Tensor) -> Tensor:
