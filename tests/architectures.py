@@ -15,6 +15,16 @@ from fireassay.potential import LocalPotential
 SMALL: dict[str, dict[str, Any]] = {
     "allegro": {"channels": 4, "two_body_widths": [8, 12], "latent_widths": [12, 12], "readout_hidden": [4]},
     "botnet": {"channels": 4, "n_layers": 3, "l_max": 2, "hidden_l_max": 2, "radial_hidden": [16]},
+    "equiformer": {
+        "n_layers": 2,
+        "irreps": "4x0e+2x0o+2x1e+2x1o",
+        "irreps_head": "2x0e+1x0o+1x1e+1x1o",
+        "irreps_ffn": "4x0e+2x0o+2x1e+2x1o",
+        "n_heads": 2,
+        "feature_channels": 6,
+        "n_basis": 8,
+        "radial_hidden": [8],
+    },
     "mace": {"channels": 4, "l_max": 2},
     "nequip": {"channels": 4, "n_layers": 2},
     "painn": {"channels": 8, "n_basis": 6, "readout_hidden": [4]},

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from fireassay.models.botnet import BOTNet
+from fireassay.models.equiformer import Equiformer
 from fireassay.models.mace import MACE
 from fireassay.models.nequip import NequIP
 from fireassay.models.painn import PaiNN
+from fireassay.models.so3krates import SO3krates
 from fireassay.potential import LocalPotential
 
 MODELS: dict[str, type[LocalPotential]] = {
     "botnet": BOTNet,
+    "equiformer": Equiformer,
     "mace": MACE,
     "nequip": NequIP,
     "painn": PaiNN,
+    "so3krates": SO3krates,
 }

@@ -1,0 +1,424 @@
+"""Equiformer: an equivariant graph attention transformer (Liao and Smidt, ICLR 2023, arXiv:2206.11990).
+
+Numbers are those of the public repository atomicarchitects/equiformer under copied weights, with `smooth=False`.
+Isolated-atom energies, scale and shift are `potential.Baseline`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from math import sqrt
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fireassay.data.graph import Graph, edge_vectors
+from fireassay.errors import InputError
+from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
+from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
+from fireassay.nn.dense import dense
+from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
+from fireassay.nn.edge_tensor_product import EdgeCoupling, attended_product, edge_product, reaching, segment_softmax
+from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
+from fireassay.nn.equivariant_norm import EquivariantLayerNorm
+from fireassay.nn.mlp import SILU_NORM
+from fireassay.nn.radial import ExponentialBasis
+from fireassay.nn.segment import Segments, gather, segment_sum
+from fireassay.nn.sized_features import SCALAR, Features, SizedIrreps, SizedLinear, add, gate
+from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
+from fireassay.potential import LocalPotential
+
+# 1 / sqrt(<f(z)^2>) of the leaky activation for normal z, e3nn's estimate as in `mlp`; the integral gives 1.52909.
+LEAKY_NORM: Final = 1.531320475574866
+# The published network divides its energy by the root of the mean number of atoms of QM9; here it is part of the
+# initial scale of the last layer.
+ATOMS_OF_QM9: Final = 18.03065905448718
+
+
+class Equiformer(LocalPotential):
+    """Atom energies from `n_layers` blocks of equivariant graph attention with nonlinear messages.
+
+    species: atomic numbers; cutoff in Å; irreps: channels of the features of each irrep, "128x0e+64x1o+..."; harmonics
+    go up to their highest degree; irreps_head: those of each of the n_heads attention heads; irreps_ffn: those inside
+    the feed-forward networks; feature_channels: scalars that enter the readout; parity: harmonics of degree l have the
+    parity (-1)^l; n_basis functions of the distance; radial_hidden: widths of the radial networks' hidden layers;
+    average_neighbours: of the edge-degree embedding, take it from the training set; smooth and envelope_p: see below;
+    seed of the initial weights.
+
+    The default is the E(3) form of the paper with l <= 2 and the radial basis of its MD17 experiments. The SE(3) form,
+    `parity=False` with even irreps ("128x0e+64x1e+32x2e"), treats vectors as pseudo-vectors: its energy changes under
+    reflection, against law 2. As published (`smooth=False`), energy and forces jump when a neighbour crosses the
+    cutoff: the radial networks have offsets, and the softmax counts neighbours. By default the edge-degree embedding
+    carries an envelope u(r) of degree envelope_p, attention is u exp(a) / sum(u exp(a)) and messages are scaled by u.
+
+    There is no drop-out and no stochastic depth (both zero in the MD17 experiments). Features from which the energy
+    cannot be reached do not exist (the public code makes them), nor do constants that only multiply others. Energies
+    are relative to those of isolated atoms, which the biases make.
+
+    Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[int],
+        cutoff: float = 5.0,
+        n_layers: int = 6,
+        irreps: str = "128x0e+32x0o+32x1e+32x1o+16x2e+16x2o",
+        irreps_head: str = "32x0e+8x0o+8x1e+8x1o+4x2e+4x2o",
+        irreps_ffn: str = "384x0e+96x0o+96x1e+96x1o+48x2e+48x2o",
+        n_heads: int = 4,
+        feature_channels: int = 512,
+        parity: bool = True,
+        n_basis: int = 32,
+        radial_hidden: Sequence[int] = (64, 64),
+        average_neighbours: float = 15.57930850982666,
+        smooth: bool = True,
+        envelope_p: int = 6,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.arguments = {
+            "species": list(species),
+            "cutoff": cutoff,
+            "n_layers": n_layers,
+            "irreps": irreps,
+            "irreps_head": irreps_head,
+            "irreps_ffn": irreps_ffn,
+            "n_heads": n_heads,
+            "feature_channels": feature_channels,
+            "parity": parity,
+            "n_basis": n_basis,
+            "radial_hidden": list(radial_hidden),
+            "average_neighbours": average_neighbours,
+            "smooth": smooth,
+            "envelope_p": envelope_p,
+            "seed": seed,
+        }
+        sizes = (cutoff, n_layers, n_heads, feature_channels, n_basis, average_neighbours, envelope_p, *radial_hidden)
+        if min(sizes) <= 0:
+            raise InputError(f"sizes of an Equiformer must be positive, got {self.arguments}")
+        parts = Parts(*(_checked(text, parity) for text in (irreps, irreps_head, irreps_ffn)), n_heads)
+        generator = torch.Generator().manual_seed(seed)
+        self.index = SpeciesIndex(species)
+        self.species, self.cutoff = self.index.species, float(cutoff)
+        self.l_max, self.smooth, self.envelope_p = parts.features.irreps.l_max, smooth, envelope_p
+        harmonics = Irreps(Irrep(degree, (-1) ** degree if parity else 1) for degree in range(self.l_max + 1))
+        live = _live(n_layers, parts.features, harmonics)
+        widths = (n_basis, *radial_hidden)
+        self.basis = ExponentialBasis(cutoff, n_basis, alpha=5.0 / cutoff)
+        self.embedding = nn.Parameter(torch.randn(len(species), parts.features.size(SCALAR), generator=generator))
+        self.embedding_bias = nn.Parameter(torch.zeros(parts.features.size(SCALAR)))
+        self.degree = EdgeDegreeEmbedding(
+            parts.features, harmonics, live[0].irreps, widths, average_neighbours, generator
+        )
+        self.layers = nn.ModuleList()
+        made = self.degree.sizes
+        for layer in range(n_layers):
+            out = None if layer < n_layers - 1 else SizedIrreps(Irreps([SCALAR]), (feature_channels,))
+            block = TransformerBlock(made, live[layer + 1], parts, harmonics, widths, out, generator)
+            self.layers.append(block)
+            made = block.sizes
+        self.norm = EquivariantLayerNorm(made)
+        self.readout = nn.ModuleList(
+            [
+                SizedLinear(made, made, generator),
+                SizedLinear(
+                    made, SizedIrreps.parse("1x0e"), generator, bias=False, gain=SILU_NORM / sqrt(ATOMS_OF_QM9)
+                ),
+            ]
+        )
+        self.register_buffer("isolated", None, persistent=False)
+
+    isolated: Tensor | None
+
+    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Atom energies (N,) in eV relative to isolated atoms, and the features (N, feature_channels) read out."""
+        species = self.index(graph.atomic_numbers)
+        if self.isolated is not None:
+            energies, features = self._energies(species, graph)
+            return energies - self.isolated.index_select(0, species), features
+        energies, features = self._energies(with_isolated(species, len(self.index)), graph)
+        return relative_to_isolated(energies, species), features[: len(species)]
+
+    def _energies(self, species: Tensor, graph: Graph | None) -> tuple[Tensor, Tensor]:
+        around = self._surroundings(len(species), graph)
+        scalars = (self.embedding.index_select(0, species) + self.embedding_bias).unsqueeze(1)
+        features = add((scalars,), self.degree(around), SizedIrreps.parse("1x0e"), self.degree.sizes)
+        for layer in self.layers:
+            features = layer(features, around)
+        features = self.norm(features)
+        hidden = self.readout[0](features)
+        (energies,) = self.readout[1]((nn.functional.silu(hidden[0]),))
+        return energies.flatten(), features[0].squeeze(1)
+
+    def _surroundings(self, n_atoms: int, graph: Graph | None) -> Surroundings:
+        if graph is None:
+            none = self.index.index[:0]
+            centre, neighbour, shift, vectors = none, none, none.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
+        else:
+            centre, neighbour, shift, vectors = graph.centre, graph.neighbour, graph.shift, edge_vectors(graph)
+        order = edge_order(centre, neighbour, n_atoms)
+        pairs = edge_pairs(centre, neighbour, shift, order.by_neighbour)
+        across = vectors if pairs is None else vectors.index_select(0, pairs.first)
+        distances = torch.linalg.vector_norm(across, dim=1)
+        envelope = (
+            polynomial_cutoff(distances, self.cutoff, self.envelope_p)
+            if self.smooth
+            else (distances < self.cutoff).to(distances)
+        )
+        return Surroundings(
+            centre,
+            neighbour,
+            order,
+            pairs,
+            Segments.of_centres(centre, order),
+            Segments.of_neighbours(neighbour, order),
+            spherical_harmonics(self.l_max, vectors),
+            self.basis(distances) * cosine_cutoff(distances, self.cutoff).unsqueeze(1),
+            envelope,
+            envelope if pairs is None else envelope.index_select(0, pairs.pair),
+            self.smooth,
+        )
+
+    def frozen(self) -> Equiformer:
+        """A twin for inference, to which the energies of isolated atoms are known."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        if twin.isolated is None:
+            rows = torch.arange(len(self.index), device=self.embedding.device)
+            twin.isolated = twin._energies(rows, None)[0]
+        return twin
+
+
+class Parts(NamedTuple):
+    """The channels of each irrep, of the features, of one attention head, and within a feed-forward network."""
+
+    features: SizedIrreps
+    head: SizedIrreps
+    ffn: SizedIrreps
+    n_heads: int
+
+
+class Surroundings(NamedTuple):
+    """What all blocks share of the edges; with `pairs`, both directions of an edge share what depends on distance."""
+
+    centre: Tensor  # (E,)
+    neighbour: Tensor  # (E,)
+    order: EdgeOrder
+    pairs: EdgePairs | None
+    centres: Segments
+    neighbours: Segments
+    harmonics: Tensor  # (E, M)
+    basis: Tensor  # (E/2, n_basis); E rows without pairs
+    envelope: Tensor  # (E/2,), the same
+    envelope_of_edges: Tensor  # (E,)
+    smooth: bool
+
+
+def _checked(text: str, parity: bool) -> SizedIrreps:
+    sizes = SizedIrreps.parse(text)
+    if SCALAR not in sizes.irreps or (not parity and any(irrep.p != 1 for irrep in sizes.irreps)):
+        raise InputError(f"{text!r} of an Equiformer needs 0e, and without parity even irreps only")
+    return sizes
+
+
+def _live(n_layers: int, features: SizedIrreps, harmonics: Irreps) -> list[SizedIrreps]:
+    """The irreps of the features before each block, and after the last, from which the energy can be reached."""
+    live = [features.only([SCALAR])]
+    for _ in range(n_layers):
+        gated = reaching(features, harmonics, live[0].irreps)
+        used = reaching(features, harmonics, [*gated.irreps, SCALAR])
+        live.insert(0, features.only([*used.irreps, *live[0].irreps]))
+    return live
+
+
+def radial_network(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
+    """Linear layers with layer norm and SiLU between them, and an offset that is not zero at first (section 4.2)."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths[:-1]):
+        linear = dense(n_in, n_out, generator, initial="fan_in_uniform")
+        layers += [linear, nn.LayerNorm(n_out), nn.SiLU()]
+    last = dense(widths[-2], widths[-1], generator, initial="fan_in_uniform")
+    with torch.no_grad():
+        last.bias.uniform_(-1 / sqrt(widths[-2]), 1 / sqrt(widths[-2]), generator=generator)
+    return nn.Sequential(*layers, last)
+
+
+class EdgeDegreeEmbedding(nn.Module):
+    """linear(sum over neighbours of s x Y(r_ij) x R(r_ij)) / sqrt(average_neighbours), with s the same for all atoms.
+
+    Section 4.4, "Edge-Degree Embedding". Makes those of the `wanted` irreps that harmonics have.
+    """
+
+    def __init__(
+        self,
+        features: SizedIrreps,
+        harmonics: Irreps,
+        wanted: Irreps,
+        widths: Sequence[int],
+        average_neighbours: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.gain = 1 / sqrt(average_neighbours)
+        channels = features.size(SCALAR)
+        self.coupling = Coupling.of(Irreps([SCALAR]), harmonics, wanted)
+        self.scalars = nn.Parameter(torch.randn(channels, generator=generator))
+        self.radial = radial_network((*widths, len(self.coupling.paths) * channels), generator)
+        sums = SizedIrreps(self.coupling.irreps_out, (channels,) * len(self.coupling.paths))
+        self.linear = SizedLinear(sums, features, generator)
+        self.sizes = self.linear.sizes
+        # The published initial scale counts the paths from features that are zero here, too.
+        every = EdgeCoupling(features, harmonics, features.irreps).sizes_out
+        with torch.no_grad():
+            for irrep, weight in zip(self.sizes.irreps, self.linear.weights, strict=True):
+                weight *= sqrt(channels / every.size(irrep))
+
+    def forward(self, around: Surroundings) -> Features:
+        """Features of `sizes`, (N, 2l+1, C_l) each."""
+        n_atoms, channels = len(around.order.starts) - 1, len(self.scalars)
+        weights = self.radial(around.basis) * around.envelope.unsqueeze(1) * self.gain
+        sums = convolution(
+            self.scalars.expand(n_atoms, 1, channels),
+            around.harmonics,
+            weights.unflatten(1, (-1, channels)),
+            around.centre,
+            around.neighbour,
+            self.coupling,
+            around.order,
+            around.pairs,
+        )
+        blocks = tuple(sums[:, rows] for rows in self.coupling.irreps_out.slices)
+        degree = segment_sum(around.envelope_of_edges, around.centres) * self.gain
+        bias = self.linear.bias
+        assert bias is not None
+        return tuple(
+            values - bias + degree[:, None, None] * bias if irrep == SCALAR else values  # one bias for each edge
+            for irrep, values in zip(self.sizes.irreps, self.linear(blocks), strict=True)
+        )
+
+
+class GraphAttention(nn.Module):
+    """Messages, their attention over the neighbours of each atom, and a linear map (section 4.3, eqs. 5-7).
+
+    From features of `sizes_in` the `wanted` irreps of the features are made, as far as they can be: `sizes`.
+    """
+
+    def __init__(
+        self,
+        sizes_in: SizedIrreps,
+        wanted: Irreps,
+        parts: Parts,
+        harmonics: Irreps,
+        widths: Sequence[int],
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        heads = parts.head.times(parts.n_heads).only(wanted)
+        gated = reaching(parts.features, harmonics, heads.irreps)
+        self.n_heads, self.n_logits = parts.n_heads, heads.size(SCALAR)
+        self.used = reaching(sizes_in, harmonics, [*gated.irreps, SCALAR])
+        self.from_neighbour = SizedLinear(self.used, self.used, generator)
+        self.from_centre = SizedLinear(self.used, self.used, generator, bias=False)
+        self.coupling = EdgeCoupling(self.used, harmonics, [*gated.irreps, SCALAR])
+        self.radial = radial_network((*widths, self.coupling.n_weights), generator)
+        self.gated = gated.only(self.coupling.sizes_out.irreps)
+        mixed = self.gated.with_gates()
+        channels = [n + self.n_logits * (irrep == SCALAR) for irrep, n in zip(*mixed, strict=True)]
+        self.mix = SizedLinear(self.coupling.sizes_out, mixed._replace(channels=tuple(channels)), generator)
+        bound = sqrt(6 / (self.n_heads + self.n_logits // self.n_heads))
+        dot = torch.empty(self.n_heads, self.n_logits // self.n_heads).uniform_(-bound, bound, generator=generator)
+        self.dot = nn.Parameter(dot)
+        self.second = EdgeCoupling(self.gated, harmonics, heads.irreps)
+        self.scales = nn.ParameterList(
+            nn.Parameter(torch.randn(n, generator=generator)) for n in self.second.sizes_out.channels
+        )
+        self.values = SizedLinear(self.second.sizes_out, heads, generator)
+        self.project = SizedLinear(self.values.sizes, parts.features.only(wanted), generator)
+        self.sizes = self.project.sizes
+
+    def forward(self, features: Features, around: Surroundings) -> Features:
+        """Features of `used` to features of `sizes`."""
+        both = zip(self.from_neighbour(features), self.from_centre(features), strict=True)
+        merged = tuple(gather(j, around.neighbours) + gather(i, around.centres) for j, i in both)
+        products = edge_product(merged, around.harmonics, self.coupling, self.radial(around.basis), around.pairs)
+        mixed = list(self.mix(products))
+        place = self.gated.irreps.index(SCALAR)
+        logits, mixed[place] = mixed[place].split([self.n_logits, mixed[place].shape[2] - self.n_logits], 2)
+        attention = segment_softmax(self._scores(logits), around.envelope_of_edges, around.centres)  # eq. 6
+        if around.smooth:
+            attention = attention * around.envelope_of_edges.unsqueeze(1)
+        messages = gate(tuple(mixed), self.gated)
+        sums = attended_product(messages, around.harmonics, self.second, attention, around.centres)
+        return self.project(self._heads(sums, segment_sum(attention, around.centres)))
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        """(E, 1, n_logits) to (E, H): the leaky activation and an inner product for each head (eq. 6)."""
+        leaky = (0.2 * logits + 0.8 * nn.functional.silu(logits)) * LEAKY_NORM
+        return (leaky.squeeze(1).unflatten(1, (self.n_heads, -1)) * self.dot).sum(2)
+
+    def _heads(self, sums: Features, total: Tensor) -> Features:
+        """The linear layer of the messages, behind their sums: (N, H, 2l+1, K) each to (N, 2l+1, H C_head).
+
+        `total` (N, H) is the sum of attention, by which the bias of each message comes.
+        """
+        out = []
+        for k, irrep in enumerate(self.values.sizes.irreps):
+            source = self.values.sources[k]
+            weight = (self.scales[source].unsqueeze(1) * self.values.weights[k]).unflatten(1, (self.n_heads, -1))
+            value = torch.einsum("nhmk,khd->nmhd", sums[source], weight)
+            if irrep == SCALAR:
+                assert self.values.bias is not None
+                value = value + total[:, None, :, None] * self.values.bias.unflatten(0, (self.n_heads, -1))
+            out.append(value.flatten(2))
+        return tuple(out)
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then the same with a feed-forward network (fig. 1, eqs. 3 and 4).
+
+    Of the features the `wanted` irreps are kept. The last block has another size of output, `out`, and a linear map
+    instead of the second identity.
+    """
+
+    def __init__(
+        self,
+        sizes_in: SizedIrreps,
+        wanted: SizedIrreps,
+        parts: Parts,
+        harmonics: Irreps,
+        widths: Sequence[int],
+        out: SizedIrreps | None,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.sizes_in = sizes_in
+        self.attention = GraphAttention(sizes_in, wanted.irreps, parts, harmonics, widths, generator)
+        self.norm_1 = EquivariantLayerNorm(self.attention.used)
+        self.kept = sizes_in.only(wanted.irreps)
+        self.between = wanted.only([*self.kept.irreps, *self.attention.sizes.irreps])
+        self.norm_2 = EquivariantLayerNorm(self.between)
+        inside = parts.ffn.only(self.between.irreps)
+        self.inside = inside
+        self.expand = SizedLinear(self.between, inside.with_gates(), generator)
+        self.contract = SizedLinear(inside, out or self.between, generator)
+        self.shortcut = None if out is None else SizedLinear(self.between, out, generator)
+        self.sizes = out or self.between
+
+    def forward(self, features: Features, around: Surroundings) -> Features:
+        """Features of `sizes_in` to features of `sizes`."""
+        given = dict(zip(self.sizes_in.irreps, features, strict=True))
+        used = self.norm_1(tuple(given[irrep] for irrep in self.attention.used.irreps))
+        attended = dict(zip(self.attention.sizes.irreps, self.attention(used, around), strict=True))
+        features = tuple(
+            given[irrep] + attended[irrep]
+            if irrep in given and irrep in attended
+            else given.get(irrep, attended.get(irrep))  # type: ignore[misc]
+            for irrep in self.between.irreps
+        )
+        inner = self.contract(gate(self.expand(self.norm_2(features)), self.inside))
+        if self.shortcut is not None:
+            return add(inner, self.shortcut(features), self.sizes, self.sizes)
+        return add(inner, features, self.contract.sizes, self.sizes)
