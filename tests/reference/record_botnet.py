@@ -141,10 +141,11 @@ def weights(model: torch.nn.Module, case: dict[str, Any]) -> dict[str, torch.Ten
     made = {Irrep(0, 1)}
     for number, (layer, wanted) in enumerate(zip(model.interactions, live(case), strict=True)):
         product, name = layer.conv_tp, f"layers.{number}"
+        inputs, harmonics, outputs = product.irreps_in1, product.irreps_in2, product.irreps_out
         paths = [
-            (ins.i_out, k, product.irreps_in1[ins.i_in1].ir, product.irreps_in2[ins.i_in2].ir, product.irreps_out[ins.i_out].ir)
+            (ins.i_out, k, inputs[ins.i_in1].ir, harmonics[ins.i_in2].ir, outputs[ins.i_out].ir)
             for k, ins in enumerate(product.instructions)
-        ]  # fmt: skip
+        ]
         kept = sorted(p for p in paths if p[2] in made and p[4] in wanted)
         first = by_irrep(layer.linear_up, channels)
         out[f"{name}.linear_up.weight"] = torch.stack([first[ir][0] for ir in sorted(made)])

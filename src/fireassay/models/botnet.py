@@ -33,18 +33,20 @@ class BOTNet(LocalPotential):
     Nothing but the radial functions and the last readout is non-linear: layer t makes functions of t + 1 bodies, read
     out one by one, E_i = sum over t of R_t(h_i^t); the last readout, an SiLU network, stands for the bodies beyond.
 
-    species: atomic numbers; cutoff in Å; l_max: degree of the harmonics; hidden_l_max and parity: degree of the features
-    between layers, of both parities or of those of the harmonics, (-1)^l; channels: features of each irrep; n_basis
-    Bessel functions, with trainable frequencies if asked, under an envelope of degree envelope_p; radial_hidden: widths
-    of the radial network's hidden layers; readout_hidden: width of the last readout; average_neighbours: take it from
-    the training set; seed of the initial weights. Published options: element_dependent: from the second layer on the
-    radial functions are linear in the basis with coefficients of the neighbour's species, instead of a network without
-    species; residual_first: the first layer, too, adds the features of the atom itself to its message (and has
-    element-dependent radial functions when the others have), instead of mapping the message by species.
+    species: atomic numbers; cutoff in Å; l_max: degree of the harmonics; hidden_l_max and parity: degree of the
+    features between layers, of both parities or of those of the harmonics, (-1)^l; channels: features of each irrep;
+    n_basis Bessel functions, with trainable frequencies if asked, under an envelope of degree envelope_p;
+    radial_hidden: widths of the radial network's hidden layers; readout_hidden: width of the last readout;
+    average_neighbours: take it from the training set; seed of the initial weights.
+
+    Published options. element_dependent: from the second layer on the radial functions are linear in the basis, with
+    coefficients of the neighbour's species, instead of a network without species. residual_first: the first layer,
+    too, adds the features of the atom itself to its message (and has element-dependent radial functions when the
+    others have), instead of mapping the message by species.
 
     The defaults are those of the authors' run for 3BPA. Features from which the energy cannot be reached do not exist
-    (the authors' code makes them). The energy of an isolated atom is zero; with `residual_first` it is subtracted, which
-    the authors' code does not.
+    (the authors' code makes them). The energy of an isolated atom is zero; with `residual_first` it is subtracted,
+    which the authors' code does not.
 
     Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
     """
@@ -192,7 +194,8 @@ class Surroundings(NamedTuple):
 
 
 class Layer(nn.Module):
-    """One linear interaction: h'_i = W (1/N) sum_j R(r_ij) Y(r_ij) x (U h_j) + S_z h_i, or S_z W (...) when not residual.
+    """One linear interaction: m_i = W (1/N) sum over j of R(r_ij) Y(r_ij) x U h_j; then h'_i = m_i + S_z h_i, or S_z m_i
+    when it is not residual.
 
     Of the `wanted` output irreps those are made that the convolution can reach.
     """
