@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fireassay.models.allegro import Allegro
 from fireassay.models.botnet import BOTNet
 from fireassay.models.equiformer import Equiformer
 from fireassay.models.mace import MACE
@@ -11,6 +12,7 @@ from fireassay.models.so3krates import SO3krates
 from fireassay.potential import LocalPotential
 
 MODELS: dict[str, type[LocalPotential]] = {
+    "allegro": Allegro,
     "botnet": BOTNet,
     "equiformer": Equiformer,
     "mace": MACE,
