@@ -15,6 +15,15 @@ from fireassay.potential import LocalPotential
 SMALL: dict[str, dict[str, Any]] = {
     "allegro": {"channels": 4, "two_body_widths": [8, 12], "latent_widths": [12, 12], "readout_hidden": [4]},
     "botnet": {"channels": 4, "n_layers": 3, "l_max": 2, "hidden_l_max": 2, "radial_hidden": [16]},
+    "dimenetpp": {
+        "n_layers": 2,
+        "channels": 8,
+        "interaction_channels": 6,
+        "basis_channels": 4,
+        "l_max": 3,
+        "n_basis": 4,
+        "readout_hidden": [8, 6],
+    },
     "equiformer": {
         "n_layers": 2,
         "irreps": "4x0e+2x0o+2x1e+2x1o",
@@ -27,8 +36,18 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "mace": {"channels": 4, "l_max": 2},
     "nequip": {"channels": 4, "n_layers": 2},
+    "torchmd_et": {"channels": 8, "n_layers": 2, "n_heads": 2, "n_basis": 6},
     "painn": {"channels": 8, "n_basis": 6, "readout_hidden": [4]},
     "so3krates": {"channels": 8, "n_layers": 2, "degrees": [1, 2], "n_heads": 2, "n_basis": 8},
+    "physnet": {
+        "short_cutoff": 3.2,
+        "n_layers": 2,
+        "channels": 8,
+        "n_basis": 10,
+        "residual_atomic": 1,
+        "residual_interaction": 1,
+        "zero_start": False,
+    },
 }
 
 
