@@ -31,12 +31,12 @@ HERE = Path(__file__).resolve().parent
 FRAMES = HERE.parents[1] / "shared" / "data" / "3bpa" / "train_300K.xyz.xz"
 COMMON: dict[str, Any] = {"species": [1, 6, 7, 8, 29], "cutoff": 5.0}
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "botnet": {
+    "botnet-32": {
         "n_layers": 5,
         "l_max": 3,
         "hidden_l_max": 3,
-        "parity": True,
-        "channels": 80,
+        "parity": False,
+        "channels": 32,
         "n_basis": 8,
         "trainable_bessel": False,
         "envelope_p": 6,
@@ -73,6 +73,19 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "radial_hidden": [64, 64],
         "average_neighbours": 15.57930850982666,
         "smooth": False,
+    },
+    "dimenetpp": {
+        "n_layers": 4,
+        "channels": 128,
+        "interaction_channels": 64,
+        "basis_channels": 8,
+        "l_max": 6,
+        "n_basis": 6,
+        "trainable_bessel": True,
+        "envelope_p": 6,
+        "n_before_skip": 1,
+        "n_after_skip": 2,
+        "readout_hidden": [256, 256, 256],
     },
     "mace-32": {
         "n_layers": 2,
