@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
-from fireassay.nn.cutoff import cosine_cutoff
 from fireassay.nn.dense import dense
 from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
-from fireassay.nn.radial import GaussianBasis, SineBasis
+from fireassay.nn.radial import CutBasis, GaussianBasis, SineBasis
 from fireassay.nn.radial_table import RadialTable
 from fireassay.nn.so3 import Irrep, Irreps
+from fireassay.nn.vectors import norms
 from fireassay.potential import LocalPotential
 
 # Sources s, s and v of a neighbour times (1, direction): the messages to s, to v along the direction, and to v along v.
@@ -138,19 +138,6 @@ class PaiNN(LocalPotential):
         return twin
 
 
-class CutBasis(nn.Module):
-    """The radial functions times the cosine cutoff, and the cutoff itself, which carries the bias of the filters."""
-
-    def __init__(self, basis: nn.Module, cutoff: float) -> None:
-        super().__init__()
-        self.basis, self.cutoff = basis, float(cutoff)
-
-    def forward(self, distances: Tensor) -> Tensor:
-        """Distances (E,) in Å to (E, B+1)."""
-        cut = cosine_cutoff(distances, self.cutoff).unsqueeze(1)
-        return torch.cat([self.basis(distances) * cut, cut], 1)
-
-
 class Surroundings(NamedTuple):
     """What every layer sees of the graph; with `pairs`, both directions of an edge share their filters."""
 
@@ -216,7 +203,6 @@ class Update(nn.Module):
     def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """s (N, C) and v (N, 3, C), updated; the last update leaves v as it is."""
         left, right = self.mix(v).chunk(2, 2)
-        norm = (left.square().sum(1) + self.epsilon).sqrt()
-        a_ss, a_sv, *a_vv = self.context(torch.cat([s, norm], 1)).split(s.shape[1], 1)
+        a_ss, a_sv, *a_vv = self.context(torch.cat([s, norms(left, self.epsilon)], 1)).split(s.shape[1], 1)
         s = s + a_ss + a_sv * (left * right).sum(1)
         return s, v if self.last else v + a_vv[0].unsqueeze(1) * right

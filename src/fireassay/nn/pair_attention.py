@@ -1,7 +1,7 @@
 """Attention between neighbours whose coefficients are a filtered inner product, head by head.
 
     alpha[e, h]  = sum over c of  q[i, h, c] w[p, h, c] k[j, h, c]         `attention_coefficients`
-    out[i, h, c] = sum over edges e: i -> j of  alpha[e, h] v[j, h, c]     `attention_sum`
+    out[i, h, c] = sum over edges e: i -> j of  alpha[e, h] v[j, h, c] w[p, h, c]     `attention_sum`
 
 for atoms i, j, edges e, H heads of F channels each, and filters w of the pair p of an edge. Both are parts of one
 multilinear form S = sum of alpha q w k; its derivatives are again such parts, so three sums serve every order.
@@ -46,9 +46,10 @@ def attention_coefficients(query: Tensor, key: Tensor, filters: Tensor, edges: A
     return _Coefficients.apply(query.contiguous(), key.contiguous(), filters.contiguous(), edges)  # type: ignore[return-value]
 
 
-def attention_sum(alpha: Tensor, values: Tensor, edges: AttentionEdges) -> Tensor:
-    """Values (N, H, F) of the neighbours, weighted by alpha (E, H) and summed: (N, H, F)."""
-    return _weighted(alpha, values, None, edges, False)
+def attention_sum(alpha: Tensor, values: Tensor, edges: AttentionEdges, filters: Tensor | None = None) -> Tensor:
+    """Values (N, H, F) of the neighbours, weighted by alpha (E, H), under filters (P, H, F) if given, and summed:
+    (N, H, F)."""
+    return _weighted(alpha, values, filters, edges, False)
 
 
 def _weighted(alpha: Tensor, values: Tensor, filters: Tensor | None, edges: AttentionEdges, backward: bool) -> Tensor:

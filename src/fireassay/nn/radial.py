@@ -7,7 +7,7 @@ from math import exp, pi, sqrt
 import torch
 from torch import Tensor, nn
 
-from fireassay.nn.cutoff import polynomial_cutoff
+from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
 
 
 class BesselBasis(nn.Module):
@@ -105,3 +105,16 @@ class GaussianBasis(nn.Module):
     def forward(self, distances: Tensor) -> Tensor:
         """Distances (E,) in Å to (E, B)."""
         return torch.exp(-0.5 * ((distances.unsqueeze(1) - self.means) / self.widths).square())
+
+
+class CutBasis(nn.Module):
+    """A radial basis times the cosine cutoff, with the cutoff itself in the last column, which a bias may need."""
+
+    def __init__(self, basis: nn.Module, cutoff: float) -> None:
+        super().__init__()
+        self.basis, self.cutoff = basis, float(cutoff)
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Distances (E,) in Å to (E, B+1)."""
+        cut = cosine_cutoff(distances, self.cutoff).unsqueeze(1)
+        return torch.cat([self.basis(distances) * cut, cut], 1)

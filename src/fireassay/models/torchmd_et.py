@@ -1,0 +1,267 @@
+"""The equivariant transformer of TorchMD-NET (Thölke and De Fabritiis, ICLR 2022, arXiv:2202.02541).
+
+Numbers are those of the public package torchmd-net 3.1.0 under copied weights. Isolated-atom energies, scale and shift
+are `potential.Baseline`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Final, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from fireassay.data.graph import Graph, edge_vectors
+from fireassay.errors import InputError
+from fireassay.nn.convolution import Coupling, convolution, edge_order
+from fireassay.nn.cutoff import cosine_cutoff
+from fireassay.nn.dense import dense
+from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
+from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
+from fireassay.nn.pair_attention import AttentionEdges, attention_coefficients, attention_sum
+from fireassay.nn.radial import CutBasis, ExponentialBasis
+from fireassay.nn.radial_table import RadialTable
+from fireassay.nn.so3 import Irrep, Irreps
+from fireassay.nn.vectors import GatedEquivariant
+from fireassay.potential import LocalPotential
+
+NEIGHBOURS: Final = Coupling(Irreps("0e"), Irreps("0e"), [(0, 0, Irrep(0, 1))])
+# A neighbour's scalar along the direction and its vector as it is, harmonics being (1, direction).
+VECTORS: Final = Coupling(Irreps("0e+1o"), Irreps("0e+1o"), [(0, 1, Irrep(1, -1)), (1, 0, Irrep(1, -1))])
+FIRST_VECTORS: Final = Coupling(Irreps("0e"), Irreps("0e+1o"), VECTORS.paths[:1])
+
+
+class TorchMDET(LocalPotential):
+    """Atom energies from `n_layers` layers of attention, of scalars x (N, C) and vectors v (N, 3, C).
+
+    species: atomic numbers; cutoff in Å; channels C, divided among n_heads; n_basis Gaussians of exp(-5 d / cutoff)
+    under a cosine cutoff, with trainable centres and widths if asked; smooth: vector messages carry the cutoff, False
+    for the published ones; epsilon under the root of |v| in the readout, without a unit, 0 for the published norm; seed
+    of the initial weights.
+
+    The other defaults are those of the paper for molecular dynamics (distances in both keys and values). Two
+    published terms break a law. Vector messages do not vanish at the cutoff, because their filters have a
+    bias: energy and forces jump there; `smooth` is torchmd-net's `vector_cutoff`. The bare norm makes forces jump where
+    a vector of the readout vanishes, on centres of symmetry. Atoms attend to themselves, as in torchmd-net. Weights
+    from which the energy cannot be reached do not exist (torchmd-net has them): those of the vectors that enter the
+    first layer, which vanish, of the vectors that leave the readout, and the last bias, which cancels.
+
+    Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[int],
+        cutoff: float = 5.0,
+        n_layers: int = 6,
+        channels: int = 128,
+        n_heads: int = 8,
+        n_basis: int = 32,
+        trainable_basis: bool = False,
+        smooth: bool = True,
+        epsilon: float = 1e-6,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.arguments = {
+            "species": list(species),
+            "cutoff": cutoff,
+            "n_layers": n_layers,
+            "channels": channels,
+            "n_heads": n_heads,
+            "n_basis": n_basis,
+            "trainable_basis": trainable_basis,
+            "smooth": smooth,
+            "epsilon": epsilon,
+            "seed": seed,
+        }
+        if min(cutoff, n_layers, channels, n_heads, n_basis) <= 0 or epsilon < 0 or channels % (2 * n_heads):
+            raise InputError(f"sizes must be positive, and channels even in each head, got {self.arguments}")
+        generator = torch.Generator().manual_seed(seed)
+        self.index = SpeciesIndex(species)
+        self.species, self.cutoff = self.index.species, float(cutoff)
+        self.basis: nn.Module = CutBasis(ExponentialBasis(cutoff, n_basis, 5 / cutoff, trainable_basis), cutoff)
+        self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
+        self.neighbour_embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
+        self.neighbour_filter: nn.Module = Filter(n_basis, channels, generator, activated=False, cut=True)
+        self.combine = dense(2 * channels, channels, generator)
+        self.layers = nn.ModuleList(
+            Attention(channels, n_heads, n_basis, k == 0, smooth, generator) for k in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(channels)
+        self.gate = GatedEquivariant(channels, channels // 2, epsilon, True, generator)
+        self.readout = GatedEquivariant(channels // 2, 1, epsilon, False, generator)
+        self.register_buffer("isolated", None, persistent=False)
+
+    isolated: Tensor | None
+
+    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Atom energies (N,) in eV relative to isolated atoms, and the scalars (N, C) that enter the readout."""
+        rows = self.index(graph.atomic_numbers)
+        edges = (graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
+        if self.isolated is not None:
+            energies, scalars = self._energies(rows, *edges)
+            return energies - self.isolated.index_select(0, rows), scalars
+        energies, scalars = self._energies(with_isolated(rows, len(self.index)), *edges)
+        return relative_to_isolated(energies, rows), scalars[: len(rows)]
+
+    def _energies(
+        self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        order = edge_order(centre, neighbour, len(rows))
+        pairs = edge_pairs(centre, neighbour, shift, order.by_neighbour)
+        across = (distances if pairs is None else distances.index_select(0, pairs.first)).squeeze(1)
+        ones = torch.ones_like(distances)
+        cut = cosine_cutoff(distances, self.cutoff)
+        around = Surroundings(
+            edges=AttentionEdges.of(centre, neighbour, order, pairs),
+            pairs=pairs,
+            directions=torch.cat([ones, vectors / distances], 1),
+            cut=cut,
+            radial=self.basis(across),
+            own=self.basis(across.new_zeros(1)),
+        )
+        filters = self.neighbour_filter(around.radial).unsqueeze(1)
+        seen = self.neighbour_embedding.index_select(0, rows).unsqueeze(1)
+        seen = convolution(seen, ones, filters, centre, neighbour, NEIGHBOURS, order, pairs).squeeze(1)
+        x = self.combine(torch.cat([self.embedding.index_select(0, rows), seen], 1))  # eqs. 3, 4
+        v = None
+        for layer in self.layers:
+            x, v = layer(x, v, around)
+        x = self.norm(x)
+        gated, v = self.gate(x, v)
+        return self.readout(silu(gated), v)[0].squeeze(1), x
+
+    def frozen(self) -> TorchMDET:
+        """A twin for inference whose filters are tables; forces differ by about 1e-6 of the largest."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        if self.isolated is None:
+            twin.neighbour_filter = TabulatedFilter(twin.basis, self.neighbour_filter, self.cutoff)
+            for layer in cast(list[Attention], list(twin.layers)):
+                for name in ("key_filter", "value_filter", "vector_filter"):
+                    setattr(layer, name, TabulatedFilter(twin.basis, getattr(layer, name), self.cutoff))
+            twin.basis = nn.Identity()  # the tables take distances
+            rows = torch.arange(len(self.index), device=self.embedding.device)
+            none = rows[:0], rows[:0], rows.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
+            twin.isolated = twin._energies(rows, *none)[0]
+        return twin
+
+
+class Surroundings(NamedTuple):
+    """What every layer sees of the graph; with `pairs`, both directions of an edge share their filters."""
+
+    edges: AttentionEdges
+    pairs: EdgePairs | None
+    directions: Tensor  # (E, 4): 1 and r_ij / |r_ij|
+    cut: Tensor  # (E, 1), the cutoff function
+    radial: Tensor  # (E/2, B+1), or the distances (E/2,) for tables; E rows without pairs
+    own: Tensor  # the same at the distance of zero, for the attention of an atom to itself
+
+
+class Filter(nn.Module):
+    """SiLU of a linear map of the radial functions, or without `activated` the map; times the cutoff if
+    `cut`."""
+
+    def __init__(
+        self, n_basis: int, n_out: int, generator: torch.Generator, activated: bool = True, cut: bool = False
+    ) -> None:
+        super().__init__()
+        self.linear = dense(n_basis, n_out, generator)
+        self.activated, self.cut = activated, cut
+
+    def forward(self, radial: Tensor) -> Tensor:
+        """(E, B+1) to (E, n_out)."""
+        out = self.linear(radial[:, :-1])
+        out = silu(out) if self.activated else out
+        return out * radial[:, -1:] if self.cut else out
+
+    def at_zero(self, radial: Tensor) -> Tensor:
+        """The filters (1, n_out) of an atom to itself."""
+        return self(radial)
+
+
+class TabulatedFilter(nn.Module):
+    """A filter on top of its basis as a table of the distance."""
+
+    zero: Tensor
+
+    def __init__(self, basis: nn.Module, filter_: nn.Module, cutoff: float) -> None:
+        super().__init__()
+        exact = nn.Sequential(basis, filter_)
+        self.table = RadialTable(exact, cutoff)
+        with torch.no_grad():
+            zero = exact(self.table.table.new_zeros(1))
+        self.register_buffer("zero", zero, persistent=False)
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Distances (E,) in Å to (E, n_out)."""
+        return self.table(distances)
+
+    def at_zero(self, distances: Tensor) -> Tensor:
+        """The filters (1, n_out) of an atom to itself, where the table is extrapolated."""
+        return self.zero
+
+
+class Attention(nn.Module):
+    """x' = x + W_3 y + (W_2 y) <U_1 v, U_2 v>, v' = v + (W_1 y) U_3 v + w, of messages y and w (section
+    "Update layer").
+
+    y_i = Σ α_ij d_x(r) s_x(x_j) by head, with α_ij = SiLU(Σ q_i k_j d_k(r)) φ(r) over the neighbours and i itself
+    (section "Modified attention mechanism"), and
+    w_i = Σ d_1(r) s_1(x_j) v_j + d_2(r) s_2(x_j) r_ij/r.
+    """
+
+    def __init__(
+        self, channels: int, n_heads: int, n_basis: int, first: bool, smooth: bool, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.first = n_heads, first
+        self.coupling = FIRST_VECTORS if first else VECTORS
+        n_paths = len(self.coupling.paths)
+        self.norm = nn.LayerNorm(channels)
+        self.query, self.key, self.value = (dense(channels, channels, generator) for _ in range(3))
+        self.vector_value = dense(channels, n_paths * channels, generator)  # s_2, then s_1
+        self.key_filter: Filter | TabulatedFilter = Filter(n_basis, channels, generator)
+        self.value_filter: Filter | TabulatedFilter = Filter(n_basis, channels, generator)
+        self.vector_filter: Filter | TabulatedFilter = Filter(n_basis, n_paths * channels, generator, cut=smooth)
+        self.out = dense(channels, (1 if first else 3) * channels, generator)  # W_3, then W_2 and W_1
+        self.mix = None if first else dense(channels, 3 * channels, generator, bias=False)  # U_1, U_2, U_3
+
+    def forward(self, x: Tensor, v: Tensor | None, around: Surroundings) -> tuple[Tensor, Tensor]:
+        """x (N, C) and v (N, 3, C), None for the first layer, of the next layer."""
+        normed = self.norm(x)
+        y = self.out(self._scalars(normed, around))
+        w = self._vectors(normed, v, around)
+        if v is None or self.mix is None:
+            return x + y, w
+        w3, w2, w1 = y.chunk(3, 1)
+        u1, u2, u3 = self.mix(v).chunk(3, 2)
+        return x + w3 + w2 * (u1 * u2).sum(1), v + w1.unsqueeze(1) * u3 + w
+
+    def _scalars(self, x: Tensor, around: Surroundings) -> Tensor:
+        """y (N, C)."""
+        heads = (self.n_heads, -1)
+        q, k, s = (layer(x).unflatten(1, heads) for layer in (self.query, self.key, self.value))  # (N, H, F)
+        d_k, d_x = (layer(around.radial).unflatten(1, heads) for layer in (self.key_filter, self.value_filter))
+        alpha = silu(attention_coefficients(q, k, d_k, around.edges)) * around.cut  # (E, H)
+        own_k, own_x = (layer.at_zero(around.own).unflatten(1, heads) for layer in (self.key_filter, self.value_filter))
+        own = silu((q * k * own_k).sum(2, keepdim=True)) * s * own_x
+        return (attention_sum(alpha, s, around.edges, d_x) + own).flatten(1)
+
+    def _vectors(self, x: Tensor, v: Tensor | None, around: Surroundings) -> Tensor:
+        """w (N, 3, C)."""
+        paths = (len(self.coupling.paths), -1)
+        values = self.vector_value(x).unflatten(1, paths)  # (N, P, C)
+        filters = self.vector_filter(around.radial).unflatten(1, paths)  # (E/2, P, C)
+        where = (around.edges.centre, around.edges.neighbour, self.coupling, around.edges.order, around.pairs)
+        if v is None:
+            return convolution(values, around.directions, filters, *where)
+        along_v = v * values[:, 1:]
+        sources = torch.cat([values[:, :1], along_v], 1)  # (N, 4, C)
+        along_r, passed = convolution(sources, around.directions, filters, *where).split(3, 1)
+        own = self.vector_filter.at_zero(around.own).unflatten(1, paths)[:, 1:]
+        return along_r + passed + along_v * own
