@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def test_stage_two_changes_the_weights_and_forgets_the_best(
         ({"patience": 3}, "patience"),
         ({"lr_below": 0.002}, "lr_below"),
         ({"target": 1e9}, "target"),
+        ({"max_steps": 8}, "max_steps"),
         ({"max_seconds": 1e-3}, "max_seconds"),
     ],
 )
@@ -122,13 +124,23 @@ def test_stopping(tmp_path: Path, train: Dataset, validation: Dataset, stopping:
     optimiser = {"lr": 0.01} if reason != "patience" else {"lr": 1e-300}
     _, result = trained(tmp_path, train, validation, stopping=stopping, schedule=schedule, optimiser=optimiser)
     assert result.finished == reason
-    assert result.epochs == {"patience": 4, "lr_below": 3, "target": 1, "max_seconds": 1}[reason]
+    assert result.epochs == {"patience": 4, "lr_below": 3, "target": 1, "max_steps": 3, "max_seconds": 1}[reason]
     again = fit(
         network(), train, validation, recipe(stopping=stopping, schedule=schedule, optimiser=optimiser), tmp_path
     )
     assert (again.finished, again.epochs) == (reason, result.epochs)
     lifted = fit(network(), train, validation, recipe(schedule=schedule, optimiser=optimiser), tmp_path)
     assert (lifted.finished, lifted.epochs) == ("epochs", 10)
+
+
+def test_the_rate_counts_steps(tmp_path: Path, train: Dataset) -> None:
+    """A fall after every fifth step and a rise over the first two, with three or more steps in an epoch."""
+    steps = math.ceil(len(train) / 4)
+    schedule = {"name": "step", "factor": 0.5, "steps": 5}
+    _, result = trained(tmp_path, train, None, epochs=4, schedule=schedule, warm_up_steps=2)
+    expected = [0.01 * 0.5 ** ((steps * (epoch + 1) - 1) // 5) for epoch in range(4)]
+    assert steps > 2
+    assert [row["lr"] for row in rows(tmp_path)] == pytest.approx(expected)
 
 
 def test_a_time_limit_shortens_the_plan(tmp_path: Path, train: Dataset) -> None:

@@ -78,6 +78,16 @@ def test_warm_up_rises_linearly_and_never_is_zero() -> None:
     assert rates == pytest.approx([LR * min((step + 1) / 8, 1) for step in range(10)])
 
 
+def test_warm_up_and_falls_can_be_counted_in_steps() -> None:
+    schedule = Step(factor=0.5, steps=6)
+    rate = Rate(Recipe(optimiser=Optimiser(lr=LR), schedule=schedule, warm_up_steps=4))
+    rates = [rate.at(step / 3, 1 / 3, step) for step in range(15)]  # three steps an epoch
+    assert rates == pytest.approx([LR * min((k + 1) / 4, 1) * 0.5 ** (k // 6) for k in range(15)])
+    both = Rate(Recipe(optimiser=Optimiser(lr=LR), schedule=Constant(), warm_up_steps=4, warm_up_epochs=2))
+    slower = [both.at(step / 3, 1 / 3, step) for step in range(9)]
+    assert slower == pytest.approx([LR * min((k + 1) / 6, 1) for k in range(9)])
+
+
 def test_groups_by_name_pattern() -> None:
     parameters = named_trainable(network())
     settings = Optimiser(

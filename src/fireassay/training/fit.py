@@ -33,7 +33,7 @@ class FitResult:
     """What came out. Rows are those of metrics.jsonl (docs/records.md); a value that was not finite is None."""
 
     source: Literal["live", "ema", "swa"]  # which weights the potential has now
-    finished: str  # epochs, patience, lr_below, max_seconds or target
+    finished: str  # epochs, patience, lr_below, max_steps, max_seconds or target
     epochs: int  # complete epochs
     best_epoch: int  # from 1
     best: dict[str, float | None]  # the row of the best epoch; under SWA, `validation.` of the average

@@ -249,8 +249,9 @@ class Loop:
         while position.batch < len(batches):
             chosen = batches[position.batch]
             started = (position.epoch + position.batch / len(batches), 1 / len(batches))
-            save, leave = self.step(chosen, loss, self.rate.at(*started))
+            save, leave = self.step(chosen, loss, self.rate.at(*started, position.steps))
             position.batch += 1
+            position.steps += 1
             self.progress.advance(len(chosen))
             last = position.batch == len(batches)
             if leave or save or (every is not None and position.batch % every == 0 and not last):
@@ -340,7 +341,7 @@ class Loop:
             "epoch": epoch,
             "stage": position.stage,
             "seconds": round(self.seconds, 3),
-            "lr": self.rate.at(math.nextafter(epoch, 0)),
+            "lr": self.rate.at(math.nextafter(epoch, 0), steps=self.position.steps - 1),
             "gradient_norm": position.gradient_norm,
             "loss": train["loss"],
         }

@@ -16,6 +16,7 @@ class Position:
 
     epoch: int = 0
     batch: int = 0  # of the epoch under way
+    steps: int = 0  # in all
     planned: int | None = None  # epochs, once the time limit has had a say
     next_plan: int = 3  # complete epochs at which the plan is made again
     first_seconds: float = 0.0  # time of the first epoch
@@ -66,16 +67,18 @@ def stop_early(position: Position, recipe: Recipe, rate: Rate) -> None:
     """Ends the training, or brings the next phase forward, when one of the recipe's limits is reached."""
     stopping, reason = recipe.stopping, ""
     waited = position.epoch - max(position.best_epoch, position.phase_began)
-    warm = position.epoch >= recipe.warm_up_epochs
+    warm = position.epoch >= recipe.warm_up_epochs and position.steps >= recipe.warm_up_steps
     if stopping.patience is not None and waited >= stopping.patience:
         reason = "patience"
-    elif stopping.lr_below is not None and warm and rate.at(position.epoch) < stopping.lr_below:
+    elif stopping.lr_below is not None and warm and rate.at(position.epoch, 0.0, position.steps) < stopping.lr_below:
         reason = "lr_below"
     stage_left = recipe.stage_two is not None and position.stage == 1
     if reason and (stage_left or (recipe.swa is not None and not position.averaging)):
         position.early, reason = True, ""
     if stopping.target is not None and position.best is not None and position.best <= stopping.target:
         reason = "target"
+    if stopping.max_steps is not None and position.steps >= stopping.max_steps:
+        reason = "max_steps"
     position.finished = reason
 
 

@@ -133,11 +133,12 @@ class Exponential(Settings):
 
 
 class Step(Settings):
-    """The learning rate is multiplied by `factor` after every `epochs` epochs."""
+    """The learning rate is multiplied by `factor` after every `epochs` epochs, or after every `steps` steps."""
 
     name: Literal["step"] = "step"
     factor: Fraction = Field(default=0.5, description="What the learning rate is multiplied by")
     epochs: PositiveInt = Field(default=100, description="Epochs between two falls")
+    steps: PositiveInt | None = Field(default=None, description="Steps between two falls, in place of epochs")
 
 
 Schedule = Annotated[Constant | Plateau | Cosine | Exponential | Step, Field(discriminator="name")]
@@ -179,6 +180,9 @@ class Stopping(Settings):
 
     patience: PositiveInt | None = Field(default=None, description="Epochs without improvement of the monitored metric")
     lr_below: PositiveFloat | None = Field(default=None, description="Stop once the learning rate is below this")
+    max_steps: PositiveInt | None = Field(
+        default=None, description="Stop with the epoch in which this many steps are done"
+    )
     max_seconds: PositiveFloat | None = Field(
         default=None, description="Stop after this training time, s (interruptions excluded)"
     )
@@ -243,6 +247,9 @@ class Recipe(Settings):
     schedule: Schedule = Plateau()
     warm_up_epochs: NonNegative = Field(
         default=0.0, description="Epochs over which the learning rate rises linearly from 0"
+    )
+    warm_up_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Steps over which the learning rate rises linearly from 0"
     )
     min_lr: NonNegative = Field(default=0.0, description="The schedule does not take the learning rate below this")
     max_gradient_norm: PositiveFloat | None = Field(

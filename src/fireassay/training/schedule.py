@@ -74,21 +74,25 @@ class Rate:
     def __post_init__(self) -> None:
         self.epochs = self.epochs or self.recipe.epochs
 
-    def at(self, time: float, step: float = 0.0) -> float:
-        """The rate of a step that begins `time` epochs after the start and takes `step` of an epoch."""
+    def at(self, time: float, step: float = 0.0, steps: int = 0) -> float:
+        """The rate of a step that begins `time` epochs and `steps` steps after the start and takes `step` of an epoch.
+
+        With a `step` of zero it is the rate of that moment.
+        """
         recipe, base = self.recipe, self.recipe.optimiser.lr
         if self.constant is not None:
             return self.constant
         schedule, epoch = recipe.schedule, math.floor(time)
-        factor = self.factor
+        factor, warm = self.factor, self._warm(time + step, steps + bool(step))
         if isinstance(schedule, Cosine):
             share = (1 + math.cos(math.pi * min(time / self.epochs, 1.0))) / 2
-            return self._warm(time + step) * (recipe.min_lr + max(base - recipe.min_lr, 0.0) * share)
+            return warm * (recipe.min_lr + max(base - recipe.min_lr, 0.0) * share)
         if isinstance(schedule, Exponential):
             factor = schedule.factor**epoch
         elif isinstance(schedule, Step):
-            factor = schedule.factor ** (epoch // schedule.epochs)
-        return self._warm(time + step) * max(base * factor, min(recipe.min_lr, base))
+            done, between = (epoch, schedule.epochs) if schedule.steps is None else (steps, schedule.steps)
+            factor = schedule.factor ** (done // between)
+        return warm * max(base * factor, min(recipe.min_lr, base))
 
     def epoch_ended(self, value: float | None) -> None:
         """Tells a plateau the watched metric after an epoch; None when it was not measured."""
@@ -120,9 +124,9 @@ class Rate:
         self.factor, self.best = state["factor"], state["best"]
         self.bad_epochs, self.constant = state["bad_epochs"], state["constant"]
 
-    def _warm(self, time: float) -> float:
-        length = self.recipe.warm_up_epochs
-        return 1.0 if length <= 0 else min(time / length, 1.0)
+    def _warm(self, time: float, steps: int) -> float:
+        phases = (time, self.recipe.warm_up_epochs), (steps, self.recipe.warm_up_steps)
+        return min([1.0, *(done / length for done, length in phases if length > 0)])
 
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
