@@ -9,8 +9,8 @@ from fireassay.models.equiformer import Equiformer
 from fireassay.models.mace import MACE
 from fireassay.models.nequip import NequIP
 from fireassay.models.painn import PaiNN
-from fireassay.models.so3krates import SO3krates
 from fireassay.models.physnet import PhysNet
+from fireassay.models.so3krates import SO3krates
 from fireassay.models.torchmd_et import TorchMDET
 from fireassay.potential import LocalPotential
 
@@ -22,7 +22,7 @@ MODELS: dict[str, type[LocalPotential]] = {
     "mace": MACE,
     "nequip": NequIP,
     "painn": PaiNN,
-    "so3krates": SO3krates,
     "physnet": PhysNet,
+    "so3krates": SO3krates,
     "torchmd_et": TorchMDET,
 }

@@ -165,12 +165,14 @@ class Degrees(nn.Module):
         dims = torch.tensor([2 * l + 1 for l in degrees])  # noqa: E741
         self.register_buffer("columns", columns, persistent=False)
         self.register_buffer("degree", torch.repeat_interleave(torch.arange(len(degrees)), dims), persistent=False)
-        contraction = nn.functional.one_hot(self.degree, len(degrees)) / dims.sqrt()
-        self.register_buffer("contraction", contraction, persistent=False)
+        self.register_buffer("dims", dims, persistent=False)
+        members = nn.functional.one_hot(self.degree, len(degrees)).to(torch.get_default_dtype())
+        self.register_buffer("members", members, persistent=False)
 
-    columns: Tensor  # (M,)
-    degree: Tensor  # (M,) the place among the degrees of each component
-    contraction: Tensor  # (M, L)
+    columns: Tensor  # (M,) int64, of the harmonics of all degrees
+    degree: Tensor  # (M,) int64, the place among the degrees of each component
+    dims: Tensor  # (L,) int64, 2l + 1
+    members: Tensor  # (M, L), one where a component belongs to a degree
 
     def of(self, vectors: Tensor) -> Tensor:
         """Harmonics (E, M) of vectors (E, 3), orthonormal on the sphere."""
@@ -178,7 +180,7 @@ class Degrees(nn.Module):
 
     def invariants(self, chi: Tensor) -> Tensor:
         """(..., M) to (..., L): |χ_l|^2 / sqrt(2l + 1), the product with itself contracted to degree zero."""
-        return chi.square() @ self.contraction
+        return (chi.square() @ self.members) * self.dims.to(chi.dtype).rsqrt()
 
     def spread(self, values: Tensor) -> Tensor:
         """One value per degree (..., L) to each of its components (..., M)."""
