@@ -24,8 +24,9 @@ from side_by_side import SIZES, TASKS, compare, serve, table
 
 from fireassay.data.graph import from_structures
 from fireassay.data.structure import Structure
+from fireassay.interop.mace_weights import copy_mace_torch
 from fireassay.models import MODELS
-from fireassay.models.mace import MACE, copy_mace_torch
+from fireassay.models.mace import MACE
 
 HERE = Path(__file__).resolve().parent
 FRAMES = HERE.parents[1] / "shared" / "data" / "3bpa" / "train_300K.xyz.xz"
@@ -180,6 +181,38 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "basis": "sine",
         "readout_hidden": [64],
         "epsilon": 1e-8,
+    },
+    "so3krates": {
+        "n_layers": 3,
+        "degrees": [1, 2, 3],
+        "channels": 132,
+        "n_heads": 4,
+        "n_basis": 32,
+        "envelope_p": None,
+        "radial_hidden": [132],
+        "spherical_hidden": [33],
+        "residual_attention": False,
+        "residual_update": False,
+        "layer_norm": False,
+        "initial_chi": "zeros",
+        "readout_hidden": [132],
+        "average_neighbours": 16.7,
+    },
+    "so3krates-tea": {
+        "n_layers": 3,
+        "degrees": [1, 2, 3, 4],
+        "channels": 128,
+        "n_heads": 4,
+        "n_basis": 32,
+        "envelope_p": None,
+        "radial_hidden": [128],
+        "spherical_hidden": [32],
+        "residual_attention": True,
+        "residual_update": True,
+        "layer_norm": False,
+        "initial_chi": "zeros",
+        "readout_hidden": [128],
+        "average_neighbours": 16.7,
     },
     "torchmd_et": {
         "n_layers": 6,

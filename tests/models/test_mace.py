@@ -12,7 +12,8 @@ import torch
 from fireassay.data.graph import from_structures
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.models.mace import MACE, copy_mace_torch
+from fireassay.interop.mace_weights import copy_mace_torch
+from fireassay.models.mace import MACE
 from fireassay.testing import Recorded, assert_potential_contract
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -59,7 +60,15 @@ def records(case: str) -> list[Recorded]:
 
 @pytest.mark.contract
 @pytest.mark.parametrize(
-    "options", [{}, {"hidden_l_max": 0, "correlation": 3}, {"n_layers": 1}, {"residual_first": True, "n_layers": 3}]
+    "options",
+    [
+        {},
+        {"hidden_l_max": 0, "correlation": 3},
+        {"n_layers": 1},
+        {"residual_first": True, "n_layers": 3},
+        {"density_normalised": True, "distance_transform": "agnesi", "pair_repulsion": True},
+        {"density_normalised": True, "residual_first": True, "distance_transform": "soft"},
+    ],
 )
 def test_contract(options):
     assert_potential_contract(lambda: MACE((1, 6, 8), cutoff=4.0, **{**SMALL, **options}))

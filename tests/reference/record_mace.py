@@ -3,7 +3,7 @@
 Run with an interpreter that has mace-torch 0.3.16 (e3nn 0.4.4). Each case is written to OUTPUT_FOLDER/mace_CASE.npz:
 arguments as JSON, the state dict without buffers under "weights/NAME" (float32), positions, cells, and the energies
 and forces of a float64 and a float32 model for a molecule and a triclinic crystal. Neighbour lists are mace-torch's
-own. Nothing here touches fireassay: the mapping of the weights is `fireassay.models.mace.copy_mace_torch`.
+own. Nothing here touches fireassay: the mapping of the weights is `fireassay.interop.mace_weights`.
 """
 
 from __future__ import annotations

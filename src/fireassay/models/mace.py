@@ -1,30 +1,35 @@
 """MACE: higher-order equivariant message passing (Batatia et al., NeurIPS 2022, arXiv:2206.07697).
 
-Numbers are those of the public package mace-torch 0.3.16 under copied weights (`copy_mace_torch`). Isolated-atom
+Numbers are those of the public package mace-torch 0.3.16 under copied weights (`interop.mace_weights`). Isolated-atom
 energies, scale and shift are `potential.Baseline`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import sqrt
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
+from ase.data import covalent_radii
 from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
+from fireassay.nn.cutoff import polynomial_cutoff
+from fireassay.nn.distance_transform import AgnesiTransform, SoftTransform
 from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.embedding import SpeciesIndex
 from fireassay.nn.equivariant import EquivariantLinear, SpeciesOrder, species_order
 from fireassay.nn.mlp import SILU_NORM, ScalarMLP
 from fireassay.nn.radial import BesselBasis
 from fireassay.nn.radial_table import RadialTable
-from fireassay.nn.so3 import Irreps, sign_of_e3nn_0_4, spherical_harmonics
-from fireassay.nn.symmetric_contraction import SymmetricContraction
+from fireassay.nn.screened_repulsion import MACE_TORCH, ScreenedRepulsion
+from fireassay.nn.segment import Segments, segment_sum
+from fireassay.nn.so3 import Irreps, spherical_harmonics
+from fireassay.nn.symmetric_contraction import FrozenContraction, SymmetricContraction
 from fireassay.potential import LocalPotential
 
 
@@ -37,7 +42,10 @@ class MACE(LocalPotential):
     degree envelope_p; radial_hidden: widths of the radial network's hidden layers; readout_hidden: width of the last
     readout, an SiLU network (the others are linear); average_neighbours: take it from the training set; residual_first:
     the first layer keeps the species beside the message (mace-torch's ScaleShiftMACE) instead of mapping the message
-    by species (its MACE, and the paper); seed of the initial weights.
+    by species (its MACE, and the paper); density_normalised: messages are divided by one plus a learned density of
+    neighbours instead of average_neighbours; distance_transform of the Bessel functions' argument by covalent radii;
+    pair_repulsion: the ZBL energy of pairs closer than the sum of their covalent radii is added (the three are those of
+    MACE-MP-0b and later); seed of the initial weights.
 
     The defaults are those of mace-torch. The last layer keeps scalars only. The energy of an isolated atom is zero;
     with `residual_first` it is subtracted, which mace-torch does not.
@@ -61,6 +69,9 @@ class MACE(LocalPotential):
         readout_hidden: int = 16,
         average_neighbours: float = 16.0,
         residual_first: bool = False,
+        density_normalised: bool = False,
+        distance_transform: Literal["agnesi", "soft"] | None = None,
+        pair_repulsion: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -79,16 +90,24 @@ class MACE(LocalPotential):
             "readout_hidden": readout_hidden,
             "average_neighbours": average_neighbours,
             "residual_first": residual_first,
+            "density_normalised": density_normalised,
+            "distance_transform": distance_transform,
+            "pair_repulsion": pair_repulsion,
             "seed": seed,
         }
         sizes = (cutoff, n_layers, channels, correlation, n_basis, envelope_p, readout_hidden, average_neighbours)
         if min(sizes) <= 0 or min(l_max, hidden_l_max) < 0:
             raise InputError(f"sizes of a MACE must be positive, got {self.arguments}")
+        if distance_transform not in (None, *TRANSFORMS):
+            raise InputError(f"distance_transform is {distance_transform!r}; known are agnesi, soft and none")
         generator = torch.Generator().manual_seed(seed)
         self.index = SpeciesIndex(species)
         self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
         self.residual_first = residual_first
         self.basis: nn.Module = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel, orthonormal=True)
+        self.transform = TRANSFORMS[distance_transform]() if distance_transform else None
+        self.repulsion = PairRepulsion(cutoff, envelope_p) if pair_repulsion else None
+        self.register_buffer("atomic_numbers", torch.tensor(self.species), persistent=False)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
         self.layers, self.readouts = nn.ModuleList(), nn.ModuleList()
         self.register_buffer("isolated", None, persistent=False)
@@ -105,6 +124,7 @@ class MACE(LocalPotential):
                 average_neighbours,
                 len(species),
                 layer > 0 or residual_first,
+                density_normalised,
                 generator,
             )
             widths = (channels, readout_hidden, 1) if last and layer else (channels, 1)
@@ -113,6 +133,7 @@ class MACE(LocalPotential):
             irreps = block.irreps_out
 
     isolated: Tensor | None
+    atomic_numbers: Tensor
 
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Atom energies (N,) in eV relative to isolated atoms, and the last layer's scalars (N, channels)."""
@@ -127,18 +148,26 @@ class MACE(LocalPotential):
     ) -> tuple[Tensor, Tensor]:
         order = edge_order(centre, neighbour, len(species))
         pairs = edge_pairs(centre, neighbour, shift, order.by_neighbour)
-        across = vectors if pairs is None else vectors.index_select(0, pairs.first)
+        distances = torch.linalg.vector_norm(vectors if pairs is None else vectors[pairs.first], dim=1)
+        ends: list[Tensor] = []  # atomic numbers of the two atoms of a pair
+        if self.transform is not None or self.repulsion is not None:
+            ends = [(a if pairs is None else a[pairs.first]) for a in (centre, neighbour)]
+            ends = [self.atomic_numbers[species[atoms]] for atoms in ends]
+        arguments = (distances,) if self.transform is None else (distances, self.transform(distances, *ends))
         around = Surroundings(
             centre=centre,
             neighbour=neighbour,
             order=order,
             pairs=pairs,
             harmonics=spherical_harmonics(self.l_max, vectors),
-            basis=self.basis(torch.linalg.vector_norm(across, dim=1)),
+            basis=self.basis(*arguments),
             species=species_order(species, len(self.index)),
         )
         features = (self.embedding / sqrt(len(self.index)))[species].unsqueeze(1)  # (N, 1, C)
         energies = features.new_zeros(len(species))
+        if self.repulsion is not None:
+            pair = self.repulsion(distances, *ends)
+            energies = segment_sum(pair if pairs is None else pair[pairs.pair], around.centres)
         for layer, readout in zip(self.layers, self.readouts, strict=True):
             features = layer(features, around)
             energies = energies + readout(features[:, 0]).squeeze(1)
@@ -153,12 +182,16 @@ class MACE(LocalPotential):
     def frozen(self) -> MACE:
         """A twin for inference: radial networks tabulated, weights and constants contracted once."""
         twin = copy.deepcopy(self).eval().requires_grad_(False)
-        if isinstance(twin.basis, nn.Identity):  # a frozen one already
+        if isinstance(cast(Layer, twin.layers[0]).contraction, FrozenContraction):
             return twin
         for layer in cast(list[Layer], list(twin.layers)):
-            layer.radial = RadialTable(nn.Sequential(twin.basis, layer.radial), self.cutoff)  # type: ignore[assignment]
             layer.contraction = cast(SymmetricContraction, layer.contraction).frozen()
-        twin.basis = nn.Identity()  # the tables take distances
+            if self.transform is None:  # otherwise the weights depend on the species too
+                layer.radial = RadialTable(nn.Sequential(twin.basis, layer.radial), self.cutoff)  # type: ignore[assignment]
+                if layer.density is not None:
+                    layer.density = RadialTable(nn.Sequential(twin.basis, layer.density), self.cutoff)
+        if self.transform is None:
+            twin.basis = nn.Identity()  # the tables take distances
         if self.residual_first:
             twin.isolated = twin._isolated()
         return twin
@@ -175,6 +208,44 @@ class Surroundings(NamedTuple):
     harmonics: Tensor
     basis: Tensor
     species: SpeciesOrder
+
+    @property
+    def centres(self) -> Segments:
+        """The edges of each centre."""
+        return Segments.of_centres(self.centre, self.order)
+
+
+TRANSFORMS: dict[str, type[nn.Module]] = {"agnesi": AgnesiTransform, "soft": SoftTransform}
+
+
+class PairRepulsion(nn.Module):
+    """Half the screened repulsion of a pair, under an envelope to the sum of the covalent radii (mace-torch)."""
+
+    radii: Tensor
+
+    def __init__(self, cutoff: float, envelope_p: int) -> None:
+        super().__init__()
+        self.cutoff, self.envelope_p = cutoff, envelope_p
+        self.screened = ScreenedRepulsion(MACE_TORCH)
+        self.register_buffer("radii", torch.tensor(covalent_radii, dtype=torch.get_default_dtype()))
+
+    def forward(self, distances: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Distances (E,) in Å between atoms of the atomic numbers `first` and `second` (E,) to eV per atom (E,)."""
+        envelope = polynomial_cutoff(distances / (self.radii[first] + self.radii[second]), 1.0, self.envelope_p)
+        energies = self.screened(distances, first, second) * envelope / 2
+        return torch.where(distances < self.cutoff, energies, 0.0)
+
+
+class EdgeDensity(nn.Module):
+    """tanh((w · basis)^2) of every edge, whose sum over the neighbours is their density (mace-torch)."""
+
+    def __init__(self, n_basis: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_basis, 1, generator=generator))
+
+    def forward(self, basis: Tensor) -> Tensor:
+        """(E, B) to (E, 1)."""
+        return torch.tanh((basis @ (self.weight / sqrt(len(self.weight)))).square())
 
 
 class Layer(nn.Module):
@@ -194,6 +265,7 @@ class Layer(nn.Module):
         average_neighbours: float,
         n_species: int,
         residual: bool,
+        density_normalised: bool,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -203,7 +275,7 @@ class Layer(nn.Module):
         self.linear_up = EquivariantLinear(irreps_in, irreps_in, channels, channels, generator)
         widths = (*radial_widths, n_paths * channels)
         self.radial = ScalarMLP(widths, generator, SILU_NORM, distribution="normal")
-        gain = 1 / average_neighbours
+        gain = 1.0 if density_normalised else 1 / average_neighbours
         self.mix = EquivariantLinear(self.coupling.irreps_out, harmonics, channels, channels, generator, gain=gain)
         skip = (irreps_in, irreps_out) if residual else (harmonics, harmonics)
         self.skip = EquivariantLinear(*skip, channels, channels, generator, n_species, count_species=True)
@@ -211,6 +283,7 @@ class Layer(nn.Module):
             harmonics, irreps_out, correlation, channels, n_species, generator
         )
         self.linear = EquivariantLinear(irreps_out, irreps_out, channels, channels, generator)
+        self.density: nn.Module | None = EdgeDensity(radial_widths[0], generator) if density_normalised else None
 
     def forward(self, features: Tensor, around: Surroundings) -> Tensor:
         """(N, M_in, C) to (N, M_out, C)."""
@@ -226,65 +299,11 @@ class Layer(nn.Module):
             around.pairs,
         )
         messages = self.mix(messages)  # A, eq. 9
+        if self.density is not None:
+            density = self.density(around.basis).squeeze(1)
+            density = density if around.pairs is None else density[around.pairs.pair]
+            messages = messages / (1 + segment_sum(density, around.centres)).view(-1, 1, 1)
         if not self.residual:
             messages = self.skip(messages, around.species)
         products = self.linear(self.contraction(messages, around.species.species))  # eq. 11
         return products + self.skip(features, around.species) if self.residual else products
-
-
-@torch.no_grad()
-def copy_mace_torch(model: MACE, state: Mapping[str, Tensor]) -> None:
-    """Copies the weights of mace-torch 0.3 (a state dict of `MACE` or `ScaleShiftMACE`) of the same architecture.
-
-    Sizes agree weight by weight. Paths of a contraction that vanish for equal factors are dropped, and paths through
-    Clebsch-Gordan tensors that e3nn 0.4 has with the opposite sign change sign.
-
-    Raises InputError when an array is missing or has another size.
-    """
-    species = len(model.index)
-    channels = model.embedding.shape[1]
-
-    def copy(target: Tensor, name: str, *shape: int) -> None:
-        if name not in state or state[name].numel() != target.numel():
-            found = tuple(state[name].shape) if name in state else "nothing"
-            raise InputError(f"{name} of mace-torch: found {found}, need {target.numel()} numbers; other architecture")
-        value = state[name].detach().reshape(shape or target.shape)
-        target.copy_(value.permute(2, 0, 1, 3) if len(shape) == 4 else value)
-
-    copy(model.embedding, "node_embedding.linear.weight")
-    frequencies = cast(BesselBasis, model.basis).frequencies
-    if "radial_embedding.bessel_fn.bessel_weights" in state:
-        copy(frequencies, "radial_embedding.bessel_fn.bessel_weights")
-        frequencies.mul_(model.cutoff / torch.pi)
-    layers, readouts = cast(list[Layer], list(model.layers)), cast(list[ScalarMLP], list(model.readouts))
-    for number, (layer, readout) in enumerate(zip(layers, readouts, strict=True)):
-        block = f"interactions.{number}"
-        copy(layer.linear_up.weight, f"{block}.linear_up.weight")
-        radial = cast(ScalarMLP, layer.radial)
-        for k, weight in enumerate(radial.weights):
-            copy(weight, f"{block}.conv_tp_weights.layer{k}.weight")
-        coupling = layer.coupling
-        signs = [
-            sign_of_e3nn_0_4(coupling.irreps_in[i].l, coupling.irreps_sh[j].l, out.l) for i, j, out in coupling.paths
-        ]
-        radial.weights[-1].unflatten(1, (-1, channels)).mul_(torch.tensor(signs).unsqueeze(1))
-        copy(layer.mix.weight, f"{block}.linear.weight")
-        copy(layer.skip.weight, f"{block}.skip_tp.weight", -1, channels, species, channels)
-        copy(layer.linear.weight, f"products.{number}.linear.weight")
-        contraction = cast(SymmetricContraction, layer.contraction)
-        _copy_contraction(contraction, state, f"products.{number}.symmetric_contractions.contractions")
-        linear = "linear" if len(readout.weights) == 1 else "linear_{}"
-        for k, weight in enumerate(readout.weights):
-            copy(weight, f"readouts.{number}.{linear.format(k + 1)}.weight")
-
-
-def _copy_contraction(contraction: SymmetricContraction, state: Mapping[str, Tensor], name: str) -> None:
-    for k, path in enumerate(contraction.polynomial.paths):
-        below = contraction.correlation - path.degree
-        source = f"{name}.{path.block}.weights_max" if below == 0 else f"{name}.{path.block}.weights.{below - 1}"
-        if source not in state or state[source].shape[1] != path.siblings:
-            raise InputError(f"{source} of mace-torch is missing or has another shape; other architecture")
-        sign = 1
-        for coupling in path.couplings:
-            sign *= sign_of_e3nn_0_4(*coupling)
-        contraction.weight[:, k] = sign * state[source][:, path.index]

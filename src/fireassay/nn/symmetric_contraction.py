@@ -12,6 +12,7 @@ term and channel; the rest is, for every atom and channel,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement, pairwise
@@ -68,6 +69,22 @@ class Polynomial:
     term_factor: Integers  # (T,)
     basis: tuple[Reals, ...]
     paths: tuple[Path, ...]  # ordered by block, degree, index
+
+    def terms(self, block: int, degree: int) -> Iterator[tuple[int, tuple[int, ...], Reals]]:
+        """The terms of one degree of an output block: component, ascending factors, coefficients (its paths,)."""
+        columns = [
+            k for k, path in enumerate(path for path in self.paths if path.block == block) if path.degree == degree
+        ]
+        first = self.irreps_out.slices[block].start
+        begin = self.starts[first]
+        for component in range(self.irreps_out[block].dim):
+            for term in range(self.starts[first + component], self.starts[first + component + 1]):
+                factors, monomial = [int(self.term_factor[term])], int(self.term_parent[term])
+                while monomial:
+                    factors.append(int(self.factor[monomial]))
+                    monomial = int(self.parent[monomial])
+                if len(factors) == degree:
+                    yield component, tuple(sorted(factors)), self.basis[block][term - begin, columns]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return polynomial, (self.irreps_in, self.irreps_out, self.correlation)

@@ -1,0 +1,234 @@
+"""Other interpreters: scripts that export a foreign model, and calculators that run there, both by plain arrays.
+
+Pickled files and other people's pins stay in the process that can hold them. What comes back are npz archives, read
+without pickle, and JSON. The scripts in `workers` need nothing of ours.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import torch
+
+from fireassay.data.graph import Graph
+from fireassay.data.structure import Structure
+from fireassay.errors import InputError
+from fireassay.interop.workers.exchange import PROTOCOL, Frame, frame_arrays, read_frames
+from fireassay.potential import Prediction, Predictor
+
+WORKERS: Final = Path(__file__).parent / "workers"
+_REFUSED = 3  # exit code of a script that says why in error.json
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a script says of a foreign model: JSON values, arrays, and structures with the model's energy and forces."""
+
+    description: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    frames: Sequence[Structure]
+
+    def need(self, name: str) -> Any:
+        """A value of the description. Raises InputError when the script did not write it."""
+        if name not in self.description:
+            raise InputError(f"the export of a {self.description.get('package')} model lacks {name!r}; export it again")
+        return self.description[name]
+
+    def under(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The arrays whose names start with `prefix/`, without it."""
+        start = len(prefix) + 1
+        return {name[start:]: torch.from_numpy(a) for name, a in self.arrays.items() if name.startswith(f"{prefix}/")}
+
+
+def run_export(
+    script: str, python: Path | str, file: Path, frames: Sequence[Structure] = (), timeout: float = 900.0
+) -> Export:
+    """Runs `workers/SCRIPT FILE FOLDER` in the interpreter `python` and reads what it writes.
+
+    The model's predictions for `frames` come back with those for a few structures that the script makes up. Raises
+    InputError, in one line, when the interpreter cannot be started, the script refuses the file, dies or takes longer
+    than `timeout` seconds, and when what it wrote cannot be read.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} is not a file; give the model file")
+    with tempfile.TemporaryDirectory(prefix="fireassay-import-") as name:
+        folder = Path(name)
+        np.savez(folder / "frames.npz", **_arrays(frames))  # type: ignore[arg-type]
+        _run([*_interpreter(python), str(WORKERS / script), str(file.resolve()), str(folder)], folder, timeout)
+        return read_export(folder)
+
+
+def read_export(folder: Path) -> Export:
+    """The export that a script wrote into a folder. Raises InputError when it is damaged or of another protocol."""
+    try:
+        description = json.loads((folder / "export.json").read_text())
+        with np.load(folder / "arrays.npz", allow_pickle=False) as archive:
+            arrays = dict(archive)
+        if description.get("protocol") != PROTOCOL:
+            raise InputError(f"{folder}: protocol {description.get('protocol')}, this fireassay reads {PROTOCOL}")
+        given = {key[7:]: arrays.pop(key) for key in list(arrays) if key.startswith("frames/")}
+        forces = np.split(given["forces"], np.cumsum(given["counts"])[:-1])
+        frames = [
+            Structure(f.atomic_numbers, f.positions, f.cell, f.pbc, energy=float(energy), forces=force)
+            for f, energy, force in zip(read_frames(given), given["energy"], forces, strict=True)
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}: the export cannot be read: {type(error).__name__}: {error}") from error
+    return Export(description, arrays, frames)
+
+
+def _arrays(frames: Sequence[Structure]) -> dict[str, np.ndarray]:
+    if not frames:
+        shapes = {"atomic_numbers": (0,), "positions": (0, 3), "cell": (0, 3, 3), "pbc": (0, 3)}
+        return {"counts": np.zeros(0, np.int64), **{name: np.zeros(shape) for name, shape in shapes.items()}}
+    return frame_arrays([Frame(s.atomic_numbers, s.positions, s.cell, s.pbc) for s in frames])
+
+
+def _interpreter(python: Path | str) -> list[str]:
+    return [str(python), "-I"]  # nothing of our own environment, nor of the folder we are in
+
+
+def _environment() -> dict[str, str]:
+    # The file is trusted in that interpreter; torch >= 2.6 would refuse the loaders of older packages.
+    return {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+
+
+def _run(command: Sequence[str], folder: Path, timeout: float) -> None:
+    log = folder / "log.txt"
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise InputError(
+            f"cannot start {command[0]}: {error.strerror}; give the path of a Python interpreter"
+        ) from error
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"{command[0]} {Path(command[2]).name} did not finish within {timeout:g} s") from error
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if code == _REFUSED and (folder / "error.json").is_file():
+        raise InputError(json.loads((folder / "error.json").read_text())["error"])
+    if code:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        raise InputError(f"{command[0]} {Path(command[2]).name} ended with {how}: {_last_line(log)}")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it printed nothing"
+
+
+class WorkerPredictor(Predictor):
+    """An ASE calculator in another interpreter as a predictor; a process that lives until `close`.
+
+    `calculator` is text such as "package.module:Class(key=value)" with literal values. Structures go there and energies
+    (eV), forces (eV/Å) and stress (eV/Å^3) come back as arrays through pipes; what the calculator prints does not
+    disturb them. Raises InputError when the interpreter or the calculator cannot be started, and when a calculation
+    fails.
+    """
+
+    def __init__(self, python: Path | str, calculator: str) -> None:
+        self._log = tempfile.TemporaryDirectory(prefix="fireassay-worker-")
+        self._output = Path(self._log.name) / "log.txt"
+        command = [*_interpreter(python), str(WORKERS / "calculator.py"), calculator]
+        try:
+            with self._output.open("wb") as output:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, env=_environment()
+                )
+        except OSError as error:
+            self._log.cleanup()
+            raise InputError(
+                f"cannot start {python}: {error.strerror}; give the path of a Python interpreter"
+            ) from error
+        self._receive()  # it says that it is ready, or why not
+
+    def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
+        """Energy (S,) float64; forces (N, 3) and stress (S, 3, 3) in the dtype of the positions."""
+        host = graph.to("cpu", torch.float64)
+        counts = torch.bincount(host.structure, minlength=host.n_structures)
+        arrays = {
+            "counts": counts.numpy(),
+            "atomic_numbers": host.atomic_numbers.numpy(),
+            "positions": host.positions.detach().numpy(),
+            "cell": host.cell.detach().numpy(),
+            "pbc": host.pbc.numpy(),
+            "wanted": np.array([forces, stress]),
+        }
+        self._send(arrays)
+        answer = {name: torch.from_numpy(array) for name, array in self._receive().items()}
+        like = graph.positions
+        return Prediction(
+            energy=answer["energy"].to(like.device),
+            forces=answer["forces"].to(like) if forces else None,
+            stress=answer["stress"].to(like) if stress else None,
+        )
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process.terminate()
+        self._process.wait()
+        self._log.cleanup()
+
+    def __enter__(self) -> WorkerPredictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, arrays: Mapping[str, np.ndarray]) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        pipe = self._process.stdin
+        assert pipe is not None
+        try:
+            pipe.write(struct.pack("<Q", buffer.tell()) + buffer.getvalue())
+            pipe.flush()
+        except (OSError, ValueError) as error:
+            raise InputError(f"the calculator's process has ended: {_last_line(self._output)}") from error
+
+    def _receive(self) -> dict[str, np.ndarray]:
+        pipe = self._process.stdout
+        assert pipe is not None
+        (size,) = struct.unpack("<Q", self._exactly(pipe, 8))
+        with np.load(io.BytesIO(self._exactly(pipe, size)), allow_pickle=False) as archive:
+            arrays = dict(archive)
+        if "error" in arrays:
+            raise InputError(f"the calculator in {self._process.args[0]} failed: {arrays['error']}")  # type: ignore[index]
+        return arrays
+
+    def _exactly(self, pipe: IO[bytes], size: int) -> bytes:
+        content = pipe.read(size)
+        if len(content) < size:
+            self._process.wait()
+            text = _last_line(self._output)
+            raise InputError(f"the calculator's process ended with exit code {self._process.returncode}: {text}")
+        return content

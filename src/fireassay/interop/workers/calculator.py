@@ -1,0 +1,79 @@
+"""Serves an ASE calculator to another process: `PYTHON -I calculator.py "package.module:Class(key=value)"`.
+
+Requests and answers are npz archives, each after its length as 8 bytes, little-endian, on standard input and output.
+A request holds the structures of exchange.py and `wanted`, whether forces and stress are; an answer `energy` (S,) eV,
+`forces` (N, 3) eV/Å, `stress` (S, 3, 3) eV/Å^3 in ASE's sign, or `error`, one line. The first answer is empty.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import io
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+sys.path.append(str(Path(__file__).parent))
+from exchange import read_frames
+
+
+def build(text: str) -> Any:
+    """The calculator of "package.module:Class(key=value)"; values are Python literals."""
+    module, colon, call = text.partition(":")
+    node = ast.parse(call or "missing", mode="eval").body
+    if not colon or not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        raise ValueError(f"{text!r} is not of the form package.module:Class(key=value)")
+    arguments = [ast.literal_eval(value) for value in node.args]
+    options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
+    return getattr(importlib.import_module(module), node.func.id)(*arguments, **options)
+
+
+def answer(calculator: Any, request: Any) -> dict[str, np.ndarray]:
+    """Energies, and what else is wanted, of the structures of a request."""
+    forces, stress = (bool(flag) for flag in request["wanted"])
+    energies, pulls, tensors = [], [np.zeros((0, 3))], [np.zeros((0, 3, 3))]
+    for frame in read_frames(request):
+        atoms = Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
+        atoms.calc = calculator
+        energies.append(float(atoms.get_potential_energy()))
+        if forces:
+            pulls.append(atoms.get_forces())
+        if stress:
+            tensors.append(atoms.get_stress(voigt=False)[None])
+    return {"energy": np.array(energies), "forces": np.concatenate(pulls), "stress": np.concatenate(tensors)}
+
+
+def serve(text: str) -> None:
+    """Answers requests until the standard input ends."""
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the calculator prints is no part of the protocol
+
+    def send(arrays: dict[str, np.ndarray]) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        channel.write(struct.pack("<Q", buffer.tell()) + buffer.getvalue())
+        channel.flush()
+
+    try:
+        calculator = build(text)
+    except Exception as error:
+        send({"error": np.array(f"{type(error).__name__}: {' '.join(str(error).split())}")})
+        return
+    send({})
+    while len(head := sys.stdin.buffer.read(8)) == 8:
+        content = sys.stdin.buffer.read(struct.unpack("<Q", head)[0])
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as request:
+                send(answer(calculator, request))
+        except Exception as error:
+            send({"error": np.array(f"{type(error).__name__}: {' '.join(str(error).split())}")})
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
