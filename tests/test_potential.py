@@ -9,7 +9,7 @@ import torch
 from fireassay.data.graph import from_structures
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.potential import Baseline, Predictor, Sum
+from fireassay.potential import Baseline, Predictor, Sum, constructor_arguments
 from toys import Network, Pair
 
 WATER = Structure(np.array([8, 1, 1]), np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]))
@@ -89,3 +89,13 @@ def test_stress_is_positive_in_tension():
 def test_every_potential_is_a_predictor():
     assert isinstance(Pair(), Predictor)
     assert isinstance(Baseline(Network([1, 8]), E0), Predictor)
+
+
+def test_constructor_arguments_are_what_was_given():
+    class Given(Pair):
+        def __init__(self, species, cutoff=5.0, hidden=(3, 4), kind="silu", wanted=None):
+            super().__init__(cutoff)
+            self.arguments = constructor_arguments(locals())
+
+    expected = {"species": [1, 8], "cutoff": 4.0, "hidden": [3, 4], "kind": "silu", "wanted": None}
+    assert Given((1, 8), cutoff=4.0).arguments == expected

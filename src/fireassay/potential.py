@@ -41,11 +41,24 @@ class Predictor(Protocol):
         ...
 
 
+def constructor_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor as JSON values, for `Potential.arguments`; `given` are its `locals()` before it
+    has made any name of its own.
+
+    Sequences become lists, and `self` and `__class__` are left out.
+    """
+    return {
+        name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        for name, value in given.items()
+        if name not in ("self", "__class__")
+    }
+
+
 class Potential(nn.Module, ABC):
     """An energy as a differentiable function of a graph.
 
     `arguments` holds the constructor's arguments as JSON values (a wrapped potential as itself), from which an equal
-    architecture is rebuilt; set it in `__init__`. `species` are the atomic numbers that the potential knows, None
+    architecture is rebuilt; set it in `__init__`, most simply by `constructor_arguments(locals())`. `species` are the atomic numbers that the potential knows, None
     when it takes any.
     """
 
