@@ -58,8 +58,8 @@ class Potential(nn.Module, ABC):
     """An energy as a differentiable function of a graph.
 
     `arguments` holds the constructor's arguments as JSON values (a wrapped potential as itself), from which an equal
-    architecture is rebuilt; set it in `__init__`, most simply by `constructor_arguments(locals())`. `species` are the atomic numbers that the potential knows, None
-    when it takes any.
+    architecture is rebuilt; set it in `__init__`, most simply by `constructor_arguments(locals())`. `species` are the
+    atomic numbers that the potential knows, None when it takes any.
     """
 
     arguments: dict[str, Any]
