@@ -21,7 +21,7 @@ from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_orde
 from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
 from fireassay.nn.dense import dense
 from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
-from fireassay.nn.edge_tensor_product import EdgeCoupling, attended_product, edge_product, reaching, segment_softmax
+from fireassay.nn.edge_tensor_product import EdgeCoupling, attended_product, mixed_product, reaching, segment_softmax
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.equivariant_norm import EquivariantLayerNorm
 from fireassay.nn.mlp import SILU_NORM
@@ -169,19 +169,10 @@ class Equiformer(LocalPotential):
             if self.smooth
             else (distances < self.cutoff).to(distances)
         )
-        return Surroundings(
-            centre,
-            neighbour,
-            order,
-            pairs,
-            Segments.of_centres(centre, order),
-            Segments.of_neighbours(neighbour, order),
-            spherical_harmonics(self.l_max, vectors),
-            self.basis(distances) * cosine_cutoff(distances, self.cutoff).unsqueeze(1),
-            envelope,
-            envelope if pairs is None else envelope.index_select(0, pairs.pair),
-            self.smooth,
-        )
+        harmonics = spherical_harmonics(self.l_max, vectors)
+        basis = self.basis(distances) * cosine_cutoff(distances, self.cutoff).unsqueeze(1)
+        edges = Edges(centre, neighbour, order, pairs, harmonics)
+        return Surroundings(edges, *_paired(edges, envelope), envelope, basis, self.smooth)
 
     def frozen(self) -> Equiformer:
         """A twin for inference, to which the energies of isolated atoms are known."""
@@ -201,20 +192,48 @@ class Parts(NamedTuple):
     n_heads: int
 
 
-class Surroundings(NamedTuple):
-    """What all blocks share of the edges; with `pairs`, both directions of an edge share what depends on distance."""
+class Edges(NamedTuple):
+    """The edges by centre, and with `pairs` how each is found beside its reverse."""
 
     centre: Tensor  # (E,)
     neighbour: Tensor  # (E,)
     order: EdgeOrder
     pairs: EdgePairs | None
-    centres: Segments
+    harmonics: Tensor  # (E, M)
+
+
+class Surroundings(NamedTuple):
+    """What all blocks share of the edges; an edge and its reverse, one after the other, share what depends on distance.
+
+    Without pairs (an edge has no reverse) every edge has its own.
+    """
+
+    by_centre: Edges
+    centres: Segments  # the paired edges, as all that follows
     neighbours: Segments
     harmonics: Tensor  # (E, M)
-    basis: Tensor  # (E/2, n_basis); E rows without pairs
-    envelope: Tensor  # (E/2,), the same
-    envelope_of_edges: Tensor  # (E,)
+    envelope: Tensor  # (E,)
+    shared: int  # edges that share a distance, 1 or 2
+    envelope_of_pairs: Tensor  # (E / shared,)
+    basis: Tensor  # (E / shared, n_basis)
     smooth: bool
+
+
+def _paired(edges: Edges, envelope: Tensor) -> tuple[Segments, Segments, Tensor, Tensor, int]:
+    """The edges pair by pair: segments of centres and of neighbours, harmonics, envelope, edges per distance."""
+    if edges.pairs is None:
+        centres = Segments.of_centres(edges.centre, edges.order)
+        return centres, Segments.of_neighbours(edges.neighbour, edges.order), edges.harmonics, envelope, 1
+    place = edges.pairs.order
+    rank = torch.empty_like(place).index_copy(0, place, torch.arange(len(place), device=place.device))
+    by_neighbour = rank.index_select(0, edges.order.by_neighbour)
+    return (
+        Segments(edges.centre.index_select(0, place), rank, edges.order.starts),
+        Segments(edges.neighbour.index_select(0, place), by_neighbour, edges.order.neighbour_starts),
+        edges.harmonics.index_select(0, place),
+        envelope.repeat_interleave(2),
+        2,
+    )
 
 
 def _checked(text: str, parity: bool) -> SizedIrreps:
@@ -278,20 +297,21 @@ class EdgeDegreeEmbedding(nn.Module):
 
     def forward(self, around: Surroundings) -> Features:
         """Features of `sizes`, (N, 2l+1, C_l) each."""
-        n_atoms, channels = len(around.order.starts) - 1, len(self.scalars)
-        weights = self.radial(around.basis) * around.envelope.unsqueeze(1) * self.gain
+        edges = around.by_centre
+        n_atoms, channels = len(edges.order.starts) - 1, len(self.scalars)
+        weights = self.radial(around.basis) * around.envelope_of_pairs.unsqueeze(1) * self.gain
         sums = convolution(
             self.scalars.expand(n_atoms, 1, channels),
-            around.harmonics,
+            edges.harmonics,
             weights.unflatten(1, (-1, channels)),
-            around.centre,
-            around.neighbour,
+            edges.centre,
+            edges.neighbour,
             self.coupling,
-            around.order,
-            around.pairs,
+            edges.order,
+            edges.pairs,
         )
         blocks = tuple(sums[:, rows] for rows in self.coupling.irreps_out.slices)
-        degree = segment_sum(around.envelope_of_edges, around.centres) * self.gain
+        degree = segment_sum(around.envelope, around.centres) * self.gain
         bias = self.linear.bias
         assert bias is not None
         return tuple(
@@ -343,16 +363,24 @@ class GraphAttention(nn.Module):
         """Features of `used` to features of `sizes`."""
         both = zip(self.from_neighbour(features), self.from_centre(features), strict=True)
         merged = tuple(gather(j, around.neighbours) + gather(i, around.centres) for j, i in both)
-        products = edge_product(merged, around.harmonics, self.coupling, self.radial(around.basis), around.pairs)
-        mixed = list(self.mix(products))
+        mixed = self._mixed(merged, around)
         place = self.gated.irreps.index(SCALAR)
         logits, mixed[place] = mixed[place].split([self.n_logits, mixed[place].shape[2] - self.n_logits], 2)
-        attention = segment_softmax(self._scores(logits), around.envelope_of_edges, around.centres)  # eq. 6
+        attention = segment_softmax(self._scores(logits), around.envelope, around.centres)  # eq. 6
         if around.smooth:
-            attention = attention * around.envelope_of_edges.unsqueeze(1)
+            attention = attention * around.envelope.unsqueeze(1)
         messages = gate(tuple(mixed), self.gated)
         sums = attended_product(messages, around.harmonics, self.second, attention, around.centres)
         return self.project(self._heads(sums, segment_sum(attention, around.centres)))
+
+    def _mixed(self, merged: Features, around: Surroundings) -> list[Tensor]:
+        """Products with the harmonics and a linear layer: (E, 2l+1, C_l) of the irreps of `mix.sizes`."""
+        matrices = dict(zip(self.mix.sources, self.mix.weights, strict=True))
+        ordered = [matrices[k] for k in range(len(matrices))]
+        weights = self.radial(around.basis)  # (E / shared, n_weights)
+        values = mixed_product(merged, around.harmonics, self.coupling, weights, ordered, around.shared)
+        parts = zip(self.mix.sources, self.mix.sizes.irreps, strict=True)
+        return [self.mix.shifted(values[k], irrep) for k, irrep in parts]
 
     def _scores(self, logits: Tensor) -> Tensor:
         """(E, 1, n_logits) to (E, H): the leaky activation and an inner product for each head (eq. 6)."""

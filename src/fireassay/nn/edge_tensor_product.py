@@ -5,23 +5,36 @@
 where k runs over the paths into an irrep and the channels c of each path's input: the 'uvu' tensor product of e3nn,
 in which no channels mix (Equiformer, section 4.2, "DTP"). V are Clebsch-Gordan coefficients times sqrt(2 l3 + 1).
 
-`edge_product` is the product itself; `attended_product` sums it over the neighbours of each atom, times one weight of
-the edge for each head, and needs no (E, 2l+1, K) array.
+`edge_product` is the product itself, `mixed_product` the product and a linear map of its channels, and
+`attended_product` the sum over the neighbours of each atom of the products times one weight for each head. The last
+two keep no (E, 2l+1, K) array.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from math import sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fireassay.nn.edge_pairs import EdgePairs
+from fireassay.nn.autograd import is_wanted
+from fireassay.nn.edge_tensor_product_numba import (
+    PathTerms,
+    Tables,
+    attended,
+    attended_gradient,
+    channel_step,
+    product,
+    product_gradient,
+)
 from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.sized_features import Features, SizedIrreps
 from fireassay.nn.so3 import Irrep, Irreps, clebsch_gordan
+
+_CHUNK_BYTES = 2**21  # of the products that `mixed_product` holds at a time: they stay in the second-level cache
 
 
 class Path(NamedTuple):
@@ -66,6 +79,32 @@ class EdgeCoupling:
         left, right = self.sizes_in.irreps[path.source], self.harmonics[path.harmonic]
         return sqrt(out.dim) * clebsch_gordan(left.l, right.l, out.l)
 
+    @cached_property
+    def _tables(self) -> Tables:
+        """The coefficients as the fused kernels read them."""
+        terms = [
+            PathTerms(
+                path.source,
+                path.target,
+                path.columns.start,
+                path.weights.start,
+                path.columns.stop - path.columns.start,
+                self.harmonics.slices[path.harmonic].start,
+                self.tensor(path).numpy(),
+            )
+            for path in self.paths
+        ]
+        return Tables(terms, self.harmonics.dim)
+
+    def _fits(self, x: Tensor) -> bool:
+        """Whether the fused kernels serve such features."""
+        known = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+        return known and bool(self.paths) and self._tables.divisor % channel_step(x.dtype) == 0
+
+    def _empty(self, x: Tensor, rows: Sequence[int]) -> list[Tensor]:
+        parts = zip(self.sizes_out.irreps, self.sizes_out.channels, strict=True)
+        return [x.new_empty(*rows, irrep.dim, n) for irrep, n in parts]
+
 
 def reaching(sizes: SizedIrreps, harmonics: Irreps, wanted: Sequence[Irrep]) -> SizedIrreps:
     """The irreps of features whose product with the harmonics has something wanted."""
@@ -73,15 +112,33 @@ def reaching(sizes: SizedIrreps, harmonics: Irreps, wanted: Sequence[Irrep]) -> 
 
 
 def edge_product(
-    features: Features, harmonics: Tensor, coupling: EdgeCoupling, weights: Tensor, pairs: EdgePairs | None = None
+    features: Features, harmonics: Tensor, coupling: EdgeCoupling, weights: Tensor, shared: int = 1
 ) -> Features:
     """Features of every edge, (E, 2l+1, C_l) each, to (E, 2l+1, K_l) each.
 
-    harmonics (E, M), weights (E, n_weights); with `pairs` those of the pairs (E/2, n_weights), each for both of its
-    edges. Differentiable to every order.
+    harmonics (E, M), weights (E / shared, n_weights): `shared` edges, one after the other, have the same. Any device;
+    differentiable to every order.
     """
-    weights = weights if pairs is None else weights.index_select(0, pairs.pair)
-    return edge_product_reference(features, harmonics, coupling, weights)
+    if not coupling._fits(harmonics):
+        return edge_product_reference(features, harmonics, coupling, weights.repeat_interleave(shared, 0))
+    # Made contiguous out here: a copy that a Function saves would be cut off from the graph of higher derivatives.
+    return _Product.apply(coupling, shared, *_contiguous(harmonics, weights, *features))  # type: ignore[return-value]
+
+
+def mixed_product(
+    features: Features,
+    harmonics: Tensor,
+    coupling: EdgeCoupling,
+    weights: Tensor,
+    matrices: Sequence[Tensor],
+    shared: int = 1,
+) -> Features:
+    """`edge_product` followed by one matrix (K_l, C_l) for each irrep of its output: (E, 2l+1, C_l) each."""
+    if not coupling._fits(harmonics):
+        products = edge_product(features, harmonics, coupling, weights, shared)
+        return tuple(x @ matrix for x, matrix in zip(products, matrices, strict=True))
+    tensors = _contiguous(harmonics, weights, *features, *matrices)
+    return _MixedProduct.apply(coupling, shared, *tensors)  # type: ignore[return-value]
 
 
 def attended_product(
@@ -89,9 +146,214 @@ def attended_product(
 ) -> Features:
     """The products of unit weights of every edge, times attention (E, H), summed over each atom's edges.
 
-    Features (E, 2l+1, C_l) each to (N, H, 2l+1, K_l) each. Differentiable to every order.
+    Features (E, 2l+1, C_l) each to (N, H, 2l+1, K_l) each. Any device; differentiable to every order.
     """
-    return attended_product_reference(features, harmonics, coupling, attention, segments)
+    if not coupling._fits(harmonics):
+        return attended_product_reference(features, harmonics, coupling, attention, segments)
+    tensors = _contiguous(harmonics, attention, *features)
+    return _Attended.apply(coupling, segments, *tensors)  # type: ignore[return-value]
+
+
+def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.contiguous() for tensor in tensors)
+
+
+class _Product(torch.autograd.Function):
+    """T(y, w, x), linear in each; its gradient is `_ProductGradient`."""
+
+    @staticmethod
+    def forward(ctx: Any, coupling: EdgeCoupling, shared: int, y: Tensor, w: Tensor, *x: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(y, w, *x)
+        ctx.coupling, ctx.shared = coupling, shared
+        out = coupling._empty(y, [len(y)])
+        product(coupling._tables, x, y, w, shared, out)
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        arguments = (ctx.coupling, ctx.shared, *ctx.saved_tensors, *_contiguous(*gradients))
+        return (None, None, *_ProductGradient.apply(*arguments))  # type: ignore[misc]
+
+
+class _ProductGradient(torch.autograd.Function):
+    """Gradients of sum(g T(y, w, x)) to y, w and x."""
+
+    @staticmethod
+    def forward(ctx: Any, coupling: EdgeCoupling, shared: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*tensors)
+        ctx.coupling, ctx.shared = coupling, shared
+        y, w, *rest = tensors
+        x, g = _split(rest, coupling)
+        gy, gw, gx = torch.empty_like(y), torch.empty_like(w), [torch.zeros_like(part) for part in x]
+        product_gradient(coupling._tables, x, y, w, shared, g, (gx, gy, gw))
+        return (gy, gw, *gx)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        def maps(y: Tensor, w: Tensor, x: Sequence[Tensor], g: Sequence[Tensor]) -> _Gradients:
+            gy, gw, *gx = _ProductGradient.apply(ctx.coupling, ctx.shared, y, w, *x, *g)  # type: ignore[misc]
+            return _Gradients(gy, gw, gx, _Product.apply(ctx.coupling, ctx.shared, y, w, *x))  # type: ignore[arg-type]
+
+        return (None, None, *_second(maps, ctx.coupling, ctx.saved_tensors, gradients))
+
+
+class _Gradients(NamedTuple):
+    """Gradients of sum(g T(y, w, x)) to y, w, x, and T(y, w, x), its gradient to g."""
+
+    y: Tensor
+    w: Tensor
+    x: Sequence[Tensor]
+    g: Sequence[Tensor]
+
+
+def _second(maps: Any, coupling: EdgeCoupling, saved: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of sum(u dS) to y, w, x and g, with S = sum(g T(y, w, x)): S of each factor in turn exchanged for u."""
+    y, w, *rest = saved
+    x, g = _split(rest, coupling)
+    uy, uw, *ux = _contiguous(*gradients)
+    of_y, of_w, of_x = maps(uy, w, x, g), maps(y, uw, x, g), maps(y, w, ux, g)
+    out = [of_w.y + of_x.y, of_y.w + of_x.w]
+    out += [a + b for a, b in zip(of_y.x, of_w.x, strict=True)]
+    return out + [a + b + c for a, b, c in zip(of_y.g, of_w.g, of_x.g, strict=True)]
+
+
+def _split(tensors: Sequence[Tensor], coupling: EdgeCoupling) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    n = len(coupling.sizes_in.irreps)
+    return tensors[:n], tensors[n:]
+
+
+class _MixedProduct(torch.autograd.Function):
+    """The product and the matrices, a chunk of edges at a time.
+
+    A gradient that is to be differentiated again is made of functions that can be.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, coupling: EdgeCoupling, shared: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*tensors)
+        ctx.coupling, ctx.shared = coupling, shared
+        y, w, *rest = tensors
+        x, matrices = _split(rest, coupling)
+        parts = zip(coupling.sizes_out.irreps, matrices, strict=True)
+        out = [y.new_empty(len(y), irrep.dim, matrix.shape[1]) for irrep, matrix in parts]
+        for edges, rows, products in _chunks(coupling, shared, y):
+            product(coupling._tables, [part[edges] for part in x], y[edges], w[rows], shared, products)
+            for values, matrix, result in zip(products, matrices, out, strict=True):
+                torch.mm(values.flatten(0, 1), matrix, out=result[edges].flatten(0, 1))
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        y, w, *rest = ctx.saved_tensors
+        x, matrices = _split(rest, ctx.coupling)
+        wanted = any(is_wanted(node) for node, _ in ctx.next_functions[-len(matrices) :] if node is not None)
+        grads = _contiguous(*gradients)
+        compute = _mixed_gradient_composed if torch.is_grad_enabled() else _mixed_gradient
+        return (None, None, *compute(ctx.coupling, ctx.shared, (y, w), x, matrices, grads, wanted))
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _chunks(coupling: EdgeCoupling, shared: int, y: Tensor) -> Any:
+    """Slices of the edges and of their weights, with room for their products that is used again and again."""
+    width = sum(irrep.dim * n for irrep, n in zip(coupling.sizes_out.irreps, coupling.sizes_out.channels, strict=True))
+    size = max(1, _CHUNK_BYTES // (width * y.element_size() * 16)) * 16
+    room = coupling._empty(y, [min(size, len(y))])
+    for begin in range(0, len(y), size):
+        end = min(begin + size, len(y))
+        yield slice(begin, end), slice(begin // shared, end // shared), [part[: end - begin] for part in room]
+
+
+def _mixed_gradient(
+    coupling: EdgeCoupling,
+    shared: int,
+    yw: Pair,
+    x: Sequence[Tensor],
+    matrices: Sequence[Tensor],
+    g: Sequence[Tensor],
+    wanted: bool,
+) -> list[Tensor | None]:
+    y, w = yw
+    gy, gw, gx = torch.empty_like(y), torch.empty_like(w), [torch.zeros_like(part) for part in x]
+    gm = [torch.zeros_like(matrix) if wanted else None for matrix in matrices]
+    for edges, rows, products in _chunks(coupling, shared, y):
+        inputs = [part[edges] for part in x], y[edges], w[rows]
+        upper = [part[edges].flatten(0, 1) for part in g]
+        if wanted:
+            product(coupling._tables, *inputs, shared, products)
+            for target, values, gradient in zip(gm, products, upper, strict=True):
+                assert target is not None
+                target.addmm_(values.flatten(0, 1).T, gradient)
+        for values, matrix, gradient in zip(products, matrices, upper, strict=True):
+            torch.mm(gradient, matrix.T, out=values.flatten(0, 1))
+        out = [part[edges] for part in gx], gy[edges], gw[rows]
+        product_gradient(coupling._tables, *inputs, shared, products, out)
+    return [gy, gw, *gx, *gm]
+
+
+def _mixed_gradient_composed(
+    coupling: EdgeCoupling,
+    shared: int,
+    yw: Pair,
+    x: Sequence[Tensor],
+    matrices: Sequence[Tensor],
+    g: Sequence[Tensor],
+    wanted: bool,
+) -> list[Tensor | None]:
+    """As `_mixed_gradient`, of functions that can be differentiated again."""
+    upper = _contiguous(*(gradient @ matrix.T for gradient, matrix in zip(g, matrices, strict=True)))
+    gy, gw, *gx = _ProductGradient.apply(coupling, shared, *yw, *x, *upper)  # type: ignore[misc]
+    gm: list[Tensor | None] = [None] * len(matrices)
+    if wanted:
+        products = _Product.apply(coupling, shared, *yw, *x)
+        gm = [p.flatten(0, 1).T @ gradient.flatten(0, 1) for p, gradient in zip(products, g, strict=True)]  # type: ignore[arg-type]
+    return [gy, gw, *gx, *gm]
+
+
+class _Attended(torch.autograd.Function):
+    """The attended sums Z(y, a, x), linear in each; its gradient is `_AttendedGradient`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, coupling: EdgeCoupling, segments: Segments, y: Tensor, attention: Tensor, *x: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(y, attention, *x)
+        ctx.coupling, ctx.segments = coupling, segments
+        out = coupling._empty(y, [len(segments.starts) - 1, attention.shape[1]])
+        lone = torch.nonzero(segments.starts[1:] == segments.starts[:-1]).squeeze(1)
+        for part in out:
+            part.index_fill_(0, lone, 0.0)
+        attended(coupling._tables, x, y, attention, (segments.starts, segments.order), out)
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        arguments = (ctx.coupling, ctx.segments, *ctx.saved_tensors, *_contiguous(*gradients))
+        return (None, None, *_AttendedGradient.apply(*arguments))  # type: ignore[misc]
+
+
+class _AttendedGradient(torch.autograd.Function):
+    """Gradients of sum(g Z(y, a, x)) to y, a and x."""
+
+    @staticmethod
+    def forward(ctx: Any, coupling: EdgeCoupling, segments: Segments, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*tensors)
+        ctx.coupling, ctx.segments = coupling, segments
+        y, a, *rest = tensors
+        x, g = _split(rest, coupling)
+        gy, ga, gx = torch.empty_like(y), torch.empty_like(a), [torch.zeros_like(part) for part in x]
+        edges = (segments.starts, segments.order)
+        attended_gradient(coupling._tables, x, y, a, edges, g, (gx, gy, ga))
+        return (gy, ga, *gx)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        def maps(y: Tensor, a: Tensor, x: Sequence[Tensor], g: Sequence[Tensor]) -> _Gradients:
+            gy, ga, *gx = _AttendedGradient.apply(ctx.coupling, ctx.segments, y, a, *x, *g)  # type: ignore[misc]
+            return _Gradients(gy, ga, gx, _Attended.apply(ctx.coupling, ctx.segments, y, a, *x))  # type: ignore[arg-type]
+
+        return (None, None, *_second(maps, ctx.coupling, ctx.saved_tensors, gradients))
 
 
 def edge_product_reference(
@@ -102,8 +364,8 @@ def edge_product_reference(
     for path in coupling.paths:
         y = harmonics[:, coupling.harmonics.slices[path.harmonic]]
         matrix = torch.einsum("em,amb->eba", y, coupling.tensor(path).to(y))
-        product = torch.bmm(matrix, features[path.source])
-        blocks[path.target].append(product if weights is None else product * weights[:, path.weights].unsqueeze(1))
+        values = torch.bmm(matrix, features[path.source])
+        blocks[path.target].append(values if weights is None else values * weights[:, path.weights].unsqueeze(1))
     return tuple(torch.cat(parts, 2) for parts in blocks)
 
 
@@ -112,7 +374,7 @@ def attended_product_reference(
 ) -> Features:
     """The definition, for any device."""
     products = edge_product_reference(features, harmonics, coupling, None)
-    return tuple(segment_sum(attention[:, :, None, None] * product.unsqueeze(1), segments) for product in products)
+    return tuple(segment_sum(attention[:, :, None, None] * values.unsqueeze(1), segments) for values in products)
 
 
 def segment_softmax(logits: Tensor, envelope: Tensor, segments: Segments) -> Tensor:
