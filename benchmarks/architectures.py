@@ -223,6 +223,21 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "smooth": False,
         "epsilon": 0.0,
     },
+    "physnet": {
+        "short_cutoff": None,
+        "n_layers": 5,
+        "channels": 128,
+        "n_basis": 64,
+        "residual_atomic": 2,
+        "residual_interaction": 3,
+        "residual_output": 1,
+        "electrostatics": True,
+        "charge_conservation": "total",
+        "total_charge": 0.0,
+        "dispersion": True,
+        "dispersion_coefficients": [1.0, 0.9171, 0.3385, 2.8830],
+        "trainable_dispersion": True,
+    },
 }
 
 
