@@ -16,8 +16,16 @@ from fireassay.training.recipe import Recipe
 from training.toy_frames import labelled_frames
 
 PAPERS = {
-    "egraffbench": ["11-nequip", "12-allegro", "13-botnet", "14-mace", "15-equiformer", "16-torchmd-et"]
-    + ["17-dimenetpp", "18-painn"],
+    "egraffbench": [
+        "11-nequip",
+        "12-allegro",
+        "13-botnet",
+        "14-mace",
+        "15-equiformer",
+        "16-torchmd-et",
+        "17-dimenetpp",
+        "18-painn",
+    ],
     "tea": ["1-1-mace", *(f"1-2-so3krates-{n}" for n in ("i", "ii", "iii", "iv")), "1-6-physnet"],
     "nequip-vii": ["md17", "revmd17", "ccsd", "water-ices", "formate", "lipo", "lips", "water"],
 }
@@ -73,7 +81,8 @@ def trained(name: str, folder: Path) -> None:
         potential, data, Dataset(labelled_frames(2, seed=1), network.cutoff), shortened(config.training), folder
     )
     assert result.epochs == 2
-    assert result.last["loss"] is not None and result.last["loss"] < 1e9
+    assert result.last["loss"] is not None
+    assert result.last["loss"] < 1e9
     changed = [
         key for key, value in potential.named_parameters() if value.requires_grad and not value.equal(before[key])
     ]

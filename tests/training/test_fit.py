@@ -137,7 +137,7 @@ def test_the_rate_counts_steps(tmp_path: Path, train: Dataset) -> None:
     """A fall after every fifth step and a rise over the first two, with three or more steps in an epoch."""
     steps = math.ceil(len(train) / 4)
     schedule = {"name": "step", "factor": 0.5, "steps": 5}
-    _, result = trained(tmp_path, train, None, epochs=4, schedule=schedule, warm_up_steps=2)
+    trained(tmp_path, train, None, epochs=4, schedule=schedule, warm_up_steps=2)
     expected = [0.01 * 0.5 ** ((steps * (epoch + 1) - 1) // 5) for epoch in range(4)]
     assert steps > 2
     assert [row["lr"] for row in rows(tmp_path)] == pytest.approx(expected)

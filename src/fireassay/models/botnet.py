@@ -194,8 +194,8 @@ class Surroundings(NamedTuple):
 
 
 class Layer(nn.Module):
-    """One linear interaction: m_i = W (1/N) sum over j of R(r_ij) Y(r_ij) x U h_j; then h'_i = m_i + S_z h_i, or S_z m_i
-    when it is not residual.
+    """One linear interaction: m_i = W (1/N) sum over j of R(r_ij) Y(r_ij) x U h_j; then h'_i = m_i + S_z h_i, or
+    S_z m_i when it is not residual.
 
     Of the `wanted` output irreps those are made that the convolution can reach.
     """
