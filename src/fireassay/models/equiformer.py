@@ -100,7 +100,8 @@ class Equiformer(LocalPotential):
         sizes = (cutoff, n_layers, n_heads, feature_channels, n_basis, average_neighbours, envelope_p, *radial_hidden)
         if min(sizes) <= 0:
             raise InputError(f"sizes of an Equiformer must be positive, got {self.arguments}")
-        parts = Parts(*(_checked(text, parity) for text in (irreps, irreps_head, irreps_ffn)), n_heads)
+        features, head, ffn = (_checked(text, parity) for text in (irreps, irreps_head, irreps_ffn))
+        parts = Parts(features, head, ffn, n_heads)
         generator = torch.Generator().manual_seed(seed)
         self.index = SpeciesIndex(species)
         self.species, self.cutoff = self.index.species, float(cutoff)
@@ -254,7 +255,7 @@ def _live(n_layers: int, features: SizedIrreps, harmonics: Irreps) -> list[Sized
 
 
 def radial_network(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
-    """Linear layers with layer norm and SiLU between them, and an offset that is not zero at first (section 4.2)."""
+    """Linear layers with layer norm and SiLU between them, and an offset that is not zero at first ("Radial Functions")."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths[:-1]):
         linear = dense(n_in, n_out, generator, initial="fan_in_uniform")
@@ -268,7 +269,7 @@ def radial_network(widths: Sequence[int], generator: torch.Generator) -> nn.Sequ
 class EdgeDegreeEmbedding(nn.Module):
     """linear(sum over neighbours of s x Y(r_ij) x R(r_ij)) / sqrt(average_neighbours), with s the same for all atoms.
 
-    Section 4.4, "Edge-Degree Embedding". Makes those of the `wanted` irreps that harmonics have.
+    The paper's "Edge-Degree Embedding". Makes those of the `wanted` irreps that harmonics have.
     """
 
     def __init__(
@@ -321,7 +322,7 @@ class EdgeDegreeEmbedding(nn.Module):
 
 
 class GraphAttention(nn.Module):
-    """Messages, their attention over the neighbours of each atom, and a linear map (section 4.3, eqs. 5-7).
+    """Messages, their attention over the neighbours of each atom, and a linear map ("Equivariant Graph Attention", fig. 1b).
 
     From features of `sizes_in` the `wanted` irreps of the features are made, as far as they can be: `sizes`.
     """
@@ -366,7 +367,7 @@ class GraphAttention(nn.Module):
         mixed = self._mixed(merged, around)
         place = self.gated.irreps.index(SCALAR)
         logits, mixed[place] = mixed[place].split([self.n_logits, mixed[place].shape[2] - self.n_logits], 2)
-        attention = segment_softmax(self._scores(logits), around.envelope, around.centres)  # eq. 6
+        attention = segment_softmax(self._scores(logits), around.envelope, around.centres)
         if around.smooth:
             attention = attention * around.envelope.unsqueeze(1)
         messages = gate(tuple(mixed), self.gated)
@@ -383,7 +384,7 @@ class GraphAttention(nn.Module):
         return [self.mix.shifted(values[k], irrep) for k, irrep in parts]
 
     def _scores(self, logits: Tensor) -> Tensor:
-        """(E, 1, n_logits) to (E, H): the leaky activation and an inner product for each head (eq. 6)."""
+        """(E, 1, n_logits) to (E, H): the leaky activation and an inner product for each head ("MLP Attention")."""
         leaky = (0.2 * logits + 0.8 * nn.functional.silu(logits)) * LEAKY_NORM
         return (leaky.squeeze(1).unflatten(1, (self.n_heads, -1)) * self.dot).sum(2)
 
@@ -405,7 +406,7 @@ class GraphAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then the same with a feed-forward network (fig. 1, eqs. 3 and 4).
+    """x + attention(norm(x)), then the same with a feed-forward network (fig. 1a).
 
     Of the features the `wanted` irreps are kept. The last block has another size of output, `out`, and a linear map
     instead of the second identity.

@@ -3,7 +3,7 @@
     out[e, m3, k] = w[e, k] * sum over m1, m2 of  V[m1, m2, m3] x[e, m1, c] Y[e, m2]
 
 where k runs over the paths into an irrep and the channels c of each path's input: the 'uvu' tensor product of e3nn,
-in which no channels mix (Equiformer, section 4.2, "DTP"). V are Clebsch-Gordan coefficients times sqrt(2 l3 + 1).
+in which no channels mix (Equiformer, "Depth-wise Tensor Product"). V are Clebsch-Gordan coefficients times sqrt(2 l3 + 1).
 
 `edge_product` is the product itself, `mixed_product` the product and a linear map of its channels, and
 `attended_product` the sum over the neighbours of each atom of the products times one weight for each head. The last

@@ -74,7 +74,7 @@ def gate(features: Features, sizes: SizedIrreps) -> Features:
     """Features of `sizes.with_gates()` to features of `sizes`: SiLU of even scalars, all else times sigmoids.
 
     The even scalars hold those of the output first, then the gates in the order of the irreps. Activations carry
-    e3nn's normalisation (Weiler et al. 2018; Equiformer, section 4.1).
+    e3nn's normalisation (Weiler et al. 2018; Equiformer, "Gate").
     """
     place = sizes.irreps.index(SCALAR)
     widths = [n for irrep, n in zip(sizes.irreps, sizes.channels, strict=True) if irrep != SCALAR]
