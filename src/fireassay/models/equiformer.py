@@ -21,12 +21,13 @@ from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_orde
 from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
 from fireassay.nn.dense import dense
 from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
-from fireassay.nn.edge_tensor_product import EdgeCoupling, attended_product, mixed_product, reaching, segment_softmax
+from fireassay.nn.edge_tensor_product import EdgeCoupling, attended_product, mixed_product, reaching
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.equivariant_norm import EquivariantLayerNorm
 from fireassay.nn.mlp import SILU_NORM
 from fireassay.nn.radial import ExponentialBasis
 from fireassay.nn.segment import Segments, gather, segment_sum
+from fireassay.nn.segment_softmax import segment_softmax
 from fireassay.nn.sized_features import SCALAR, Features, SizedIrreps, SizedLinear, add, gate
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
 from fireassay.potential import LocalPotential
@@ -255,7 +256,7 @@ def _live(n_layers: int, features: SizedIrreps, harmonics: Irreps) -> list[Sized
 
 
 def radial_network(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
-    """Linear layers with layer norm and SiLU between them, and an offset that is not zero at first ("Radial Functions")."""
+    """Linear layers with layer norm and SiLU between them, and an offset that is not zero at first."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths[:-1]):
         linear = dense(n_in, n_out, generator, initial="fan_in_uniform")
@@ -322,7 +323,7 @@ class EdgeDegreeEmbedding(nn.Module):
 
 
 class GraphAttention(nn.Module):
-    """Messages, their attention over the neighbours of each atom, and a linear map ("Equivariant Graph Attention", fig. 1b).
+    """Messages, their attention over the neighbours of each atom, and a linear map (fig. 1b).
 
     From features of `sizes_in` the `wanted` irreps of the features are made, as far as they can be: `sizes`.
     """

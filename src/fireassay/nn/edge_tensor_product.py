@@ -3,7 +3,8 @@
     out[e, m3, k] = w[e, k] * sum over m1, m2 of  V[m1, m2, m3] x[e, m1, c] Y[e, m2]
 
 where k runs over the paths into an irrep and the channels c of each path's input: the 'uvu' tensor product of e3nn,
-in which no channels mix (Equiformer, "Depth-wise Tensor Product"). V are Clebsch-Gordan coefficients times sqrt(2 l3 + 1).
+in which no channels mix (Equiformer, "Depth-wise Tensor Product"). V are Clebsch-Gordan coefficients times
+sqrt(2 l3 + 1).
 
 `edge_product` is the product itself, `mixed_product` the product and a linear map of its channels, and
 `attended_product` the sum over the neighbours of each atom of the products times one weight for each head. The last
@@ -30,7 +31,7 @@ from fireassay.nn.edge_tensor_product_numba import (
     product,
     product_gradient,
 )
-from fireassay.nn.segment import Segments, gather, segment_sum
+from fireassay.nn.segment import Segments, segment_sum
 from fireassay.nn.sized_features import Features, SizedIrreps
 from fireassay.nn.so3 import Irrep, Irreps, clebsch_gordan
 
@@ -375,19 +376,3 @@ def attended_product_reference(
     """The definition, for any device."""
     products = edge_product_reference(features, harmonics, coupling, None)
     return tuple(segment_sum(attention[:, :, None, None] * values.unsqueeze(1), segments) for values in products)
-
-
-def segment_softmax(logits: Tensor, envelope: Tensor, segments: Segments) -> Tensor:
-    """u_e exp(a_e) / sum over the row's elements of u exp(a), (E, H) of logits (E, H) and envelope (E,) >= 0.
-
-    Elements with an envelope of zero neither get nor take anything; a row of only such elements is zero throughout.
-    Where the largest envelope of a row is below 1e-12 the result is less than that, so that all derivatives stay
-    finite.
-    """
-    u = envelope.unsqueeze(1)
-    shift = (logits + u.clamp(min=1e-12).log()).detach()
-    index = segments.index.unsqueeze(1).expand_as(shift)
-    top = shift.new_full((len(segments.starts) - 1, shift.shape[1]), -torch.inf)
-    top = top.scatter_reduce(0, index, shift, "amax")
-    weights = u * torch.exp(logits - top.index_select(0, segments.index))
-    return weights / gather(segment_sum(weights, segments).clamp(min=0.5), segments)

@@ -9,7 +9,7 @@ from fireassay.nn.sized_features import SCALAR, Features, SizedIrreps
 
 
 class EquivariantLayerNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) times a weight per channel, for each irrep of each atom (Equiformer, "Layer Normalization").
+    """x / sqrt(mean(x^2) + eps) times a weight per channel, for each irrep of each atom (Equiformer).
 
     Even scalars are taken relative to their mean, and get a bias, as in the layer norm of Ba et al. 2016. `weights`
     holds one (C,) for each irrep, initially one.
