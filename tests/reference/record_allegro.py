@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
         "parity": True,
         "channels": 4,
         "n_basis": 8,
-        "trainable_basis": True,
+        "trainable_bessel": True,
         "envelope_p": 6,
         "two_body_widths": [8, 12, 16],
         "latent_widths": [12, 16],
@@ -54,7 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
         "parity": True,
         "channels": 3,
         "n_basis": 6,
-        "trainable_basis": False,
+        "trainable_bessel": False,
         "envelope_p": 4,
         "two_body_widths": [10],
         "latent_widths": [10],
@@ -69,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
         "parity": False,
         "channels": 4,
         "n_basis": 7,
-        "trainable_basis": True,
+        "trainable_bessel": True,
         "envelope_p": 6,
         "two_body_widths": [8, 12],
         "latent_widths": [14, 12],
@@ -108,10 +108,11 @@ def build(case: dict[str, Any], dtype: str) -> torch.nn.Module:
     }
     if PAPER:
         given |= {"env_embed_multiplicity": case["channels"], "embed_initial_edge": True}
-        given |= {"num_basis": case["n_basis"], "BesselBasis_trainable": case["trainable_basis"]}
+        given |= {"num_basis": case["n_basis"], "BesselBasis_trainable": case["trainable_bessel"]}
     else:
         given |= {"num_tensor_features": case["channels"], "num_bessels_per_basis": case["n_basis"]}
-        given |= {"radial_basis_trainable": case["trainable_basis"]}
+        given |= {"radial_basis_trainable": case["trainable_bessel"]}
+        given |= {"self_edge_tensor_product": case["own_edge"]}
     previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # nequip wants its own to be the wider
     torch.manual_seed(SEED)

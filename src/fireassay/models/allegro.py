@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import Coupling, edge_order
+from fireassay.nn.convolution import edge_order
 from fireassay.nn.cutoff import polynomial_cutoff
 from fireassay.nn.embedding import SpeciesIndex, one_hot
 from fireassay.nn.mlp import SILU_NORM, ScalarMLP
 from fireassay.nn.radial import BesselBasis
 from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
-from fireassay.nn.tensor_product import environments, targets, tensor_product, weighted_harmonics
+from fireassay.nn.tensor_product import ChannelwiseProduct, environments, tensor_product, weighted_harmonics
 from fireassay.potential import LocalPotential
 
 
@@ -59,7 +59,7 @@ class Allegro(LocalPotential):
         parity: bool = True,
         channels: int = 64,
         n_basis: int = 8,
-        trainable_basis: bool = True,
+        trainable_bessel: bool = True,
         envelope_p: int = 6,
         two_body_widths: Sequence[int] = (128, 256, 512, 1024),
         latent_widths: Sequence[int] = (1024, 1024, 1024),
@@ -81,7 +81,7 @@ class Allegro(LocalPotential):
             "parity": parity,
             "channels": channels,
             "n_basis": n_basis,
-            "trainable_basis": trainable_basis,
+            "trainable_bessel": trainable_bessel,
             "envelope_p": envelope_p,
             "two_body_widths": list(two_body_widths),
             "latent_widths": list(latent_widths),
@@ -105,7 +105,7 @@ class Allegro(LocalPotential):
         self.index = SpeciesIndex(species)
         self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
         self.envelope_p, self.average_neighbours = envelope_p, float(average_neighbours)
-        basis = BesselBasis(cutoff, n_basis, envelope_p, trainable_basis)
+        basis = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel)
         kind = OneHotTwoBody if two_body == "one_hot" else ProductTwoBody
         self.two_body = kind(basis, len(species), two_body_widths, generator)
         self.layers = nn.ModuleList()
@@ -113,11 +113,9 @@ class Allegro(LocalPotential):
         irreps = _layer_irreps(n_layers, l_max, parity)
         for layer, (before, after) in enumerate(zip(irreps, irreps[1:], strict=False)):
             neighbours = average_neighbours if own_edge else average_neighbours - 1
-            coupling = Coupling.of(before, harmonics, after)
+            product = ChannelwiseProduct(before, harmonics, after)
             self.layers.append(
-                Layer(
-                    coupling, layer, n_layers, channels, latent_widths, neighbours, own_edge, ratios[layer], generator
-                )
+                Layer(product, layer, n_layers, channels, latent_widths, neighbours, own_edge, ratios[layer], generator)
             )
         self.readout = ScalarMLP((latent_widths[-1], *readout_hidden, 1), generator, SILU_NORM, readout_activation)
 
@@ -222,7 +220,7 @@ class Layer(nn.Module):
 
     def __init__(
         self,
-        coupling: Coupling,
+        product: ChannelwiseProduct,
         layer: int,
         n_layers: int,
         channels: int,
@@ -233,11 +231,11 @@ class Layer(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.coupling, self.own_edge, self.first = coupling, own_edge, layer == 0
+        self.product, self.own_edge, self.first = product, own_edge, layer == 0
         self.channels, self.gain = channels, 1 / sqrt(neighbours)
         self.keep, self.gather = 1 / sqrt(1 + ratio**2), ratio / sqrt(1 + ratio**2)
-        n_weights = len(coupling.irreps_sh) * (2 if self.first else 1)
-        made = targets(coupling)
+        n_weights = len(product.irreps_environment) * (2 if self.first else 1)
+        made = product.targets
         self.scalars = [irrep for irrep, _ in made].index(Irrep(0, 1))
         self.embed = ScalarMLP((widths[-1], n_weights * channels), generator)
         mixed = made if layer < n_layers - 1 else []
@@ -246,18 +244,18 @@ class Layer(nn.Module):
 
     def forward(self, latents: Tensor, features: list[Tensor], around: Surroundings) -> tuple[Tensor, list[Tensor]]:
         """Latents (E, D) and features, one (E, 2l+1, C) per irrep, to those after the layer."""
-        harmonics, irreps = around.harmonics, self.coupling.irreps_sh
+        harmonics, irreps = around.harmonics, self.product.irreps_environment
         weights = self.embed(latents).unflatten(1, (-1, self.channels))  # (E, L or 2L, C)
         if self.first:
             own, weights = weights.split(len(irreps), 1)
-            features = weighted_harmonics(harmonics, own, irreps)
+            features = [weighted_harmonics(harmonics, own, irreps)]
         environment, centres = environments(harmonics, weights, around.centres, irreps) * self.gain, around.centres
         if not self.own_edge:
             others = gather(environment, centres)
-            environment = others - torch.cat(weighted_harmonics(harmonics, weights * self.gain, irreps), 1)
+            environment = others - weighted_harmonics(harmonics, weights * self.gain, irreps)
             every = torch.arange(len(latents) + 1, device=latents.device)
             centres = Segments(every[:-1], None, every)
-        products = tensor_product(features, environment, centres, self.coupling)
+        products = tensor_product(features, environment, centres, self.product)
         new = self.latent(latents, products[self.scalars].squeeze(1))
         if around.envelope is not None:
             new = new * around.envelope

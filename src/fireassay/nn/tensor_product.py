@@ -5,55 +5,185 @@
 where V holds Clebsch-Gordan coefficients and p is the path: the 'uuu' tensor product of e3nn (Allegro, eq. 9). The
 environment of an atom is a sum of the harmonics of its edges, weighted channel by channel (`environments`).
 
-Features of edges are a list with one array (E, 2l+1, C) per irrep. What a product makes of each irrep is one array
-(E, 2l+1, P C), path by path, so that the linear layer on it is one plain matrix product.
+Features of edges are a list of arrays (E, m, C) whose components, side by side, are those of their irreps: one array
+for all, or one per irrep. What a product makes of each irrep is one array (E, 2l+1, P C), path by path, so that the
+linear layer on it is one plain matrix product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import groupby
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fireassay.errors import InputError
 from fireassay.nn.convolution import Coupling
 from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.so3 import Irrep, Irreps
+from fireassay.nn.tensor_product_numba import Rows, Terms, environment_gradient, products
 
 
-def targets(coupling: Coupling) -> list[tuple[Irrep, int]]:
-    """The irreps that a product makes and the number of paths into each, in the order of its output."""
-    return [(irrep, len(list(paths))) for irrep, paths in groupby(coupling.irreps_out)]
+class ChannelwiseProduct:
+    """The constant of a product: every path from irreps_in x irreps_environment into `allowed`.
+
+    `targets` are the irreps that it makes, by degree, odd before even, with the number of paths into each. Paths into an
+    irrep are ordered by the block of irreps_in, then that of the environment; each has its own channels.
+    """
+
+    def __init__(self, irreps_in: Irreps, irreps_environment: Irreps, allowed: Irreps) -> None:
+        self.coupling = Coupling.of(irreps_in, irreps_environment, allowed)
+        self.irreps_in, self.irreps_environment = irreps_in, irreps_environment
+        self.targets: list[tuple[Irrep, int]] = [
+            (irrep, len(list(paths))) for irrep, paths in groupby(self.coupling.irreps_out)
+        ]
+
+    @cached_property
+    def _tables(self) -> tuple[Terms, Terms, Rows]:
+        """The coefficients as the fused kernels read them: to the product, to the features; where the product lies."""
+        rows, first, start = [], 0, 0
+        for irrep, paths in self.targets:
+            for path in range(paths):
+                tensor = self.coupling.tensor(first + path).numpy()
+                i, j, _ = self.coupling.paths[first + path]
+                one, two, three = np.nonzero(tensor)
+                source, component = self.irreps_in.slices[i].start, self.irreps_environment.slices[j].start
+                value = tensor[one, two, three]
+                rows.append((source + one, component + two, start + three * paths + path, value))
+            first, start = first + paths, start + irrep.dim * paths
+        source, component, target, value = (np.concatenate(column) for column in zip(*rows, strict=True))
+        m_env, m_in = self.irreps_environment.dim, self.irreps_in.dim
+        direct = Terms(source, component, target, value, m_env, start)
+        transposed = Terms(target, component, source, value, m_env, m_in)
+        return direct, transposed, Rows([irrep.dim * paths for irrep, paths in self.targets])
 
 
-def weighted_harmonics(harmonics: Tensor, weights: Tensor, irreps: Irreps) -> list[Tensor]:
-    """Y[e, m] w[e, l, c]: harmonics (E, M), one weight per irrep and channel (E, L, C), to one (E, 2l+1, C) per irrep.
+def weighted_harmonics(harmonics: Tensor, weights: Tensor, irreps: Irreps) -> Tensor:
+    """Y[e, m] w[e, l, c]: harmonics (E, M) and one weight per irrep and channel (E, L, C) to (E, M, C).
 
     Differentiable to every order in both.
     """
-    return [harmonics[:, block].unsqueeze(2) * weights[:, i].unsqueeze(1) for i, block in enumerate(irreps.slices)]
+    blocks = [harmonics[:, block].unsqueeze(2) * weights[:, i].unsqueeze(1) for i, block in enumerate(irreps.slices)]
+    return torch.cat(blocks, 1)
 
 
 def environments(harmonics: Tensor, weights: Tensor, centres: Segments, irreps: Irreps) -> Tensor:
     """The sum of weighted harmonics (see `weighted_harmonics`) over the edges of each centre: (N, M, C)."""
-    return segment_sum(torch.cat(weighted_harmonics(harmonics, weights, irreps), 1), centres)
+    return segment_sum(weighted_harmonics(harmonics, weights, irreps), centres)
 
 
 def tensor_product(
-    features: Sequence[Tensor], environment: Tensor, centres: Segments, coupling: Coupling
+    features: Sequence[Tensor],
+    environment: Tensor,
+    centres: Segments,
+    product: ChannelwiseProduct,
+    implementation: Literal["auto", "reference", "fused"] = "auto",
 ) -> list[Tensor]:
-    """The products of the features, one (E, 2l+1, C) per block of `coupling.irreps_in`, with the environments
-    (N, M, C) of their centres: one (E, 2l+1, P C) per irrep of `targets(coupling)`. Differentiable to every order."""
-    around = gather(environment, centres)  # (E, M, C)
+    """The products of the features, arrays (E, m, C) that make up irreps_in, with the environments (N, M, C) of the
+    edges' centres: one array (E, 2l+1, P C) for each of `product.targets`.
+
+    Differentiable to every order in both. The fused kernels serve float32 and float64 on the CPU for edges sorted by
+    their centre, the reference everything else. Raises InputError when the shapes do not fit.
+    """
+    channels, n_edges = environment.shape[2], len(centres.index)
+    sizes = [array.shape[1] for array in features]
+    shapes = {(array.shape[0], array.shape[2], array.dtype) for array in features}
+    if sum(sizes) != product.irreps_in.dim or shapes != {(n_edges, channels, environment.dtype)}:
+        given = [tuple(array.shape) for array in features]
+        raise InputError(f"features {given} for {n_edges} edges, {product.irreps_in} and {channels} channels")
+    fits = environment.device.type == "cpu" and environment.dtype in (torch.float32, torch.float64)
+    if implementation == "reference" or (implementation == "auto" and not (fits and centres.order is None)):
+        return tensor_product_reference(features, environment, centres, product)
+    context = _Context(product, centres.starts, Rows(sizes))
+    # Made contiguous out here: a copy that a Function saves would be cut off from the graph of higher derivatives.
+    factors = (tensor.contiguous() for tensor in (*features, environment))
+    return list(_Product.apply(context, *factors))  # type: ignore[arg-type]
+
+
+class _Context:
+    """What a product's derivatives share."""
+
+    def __init__(self, product: ChannelwiseProduct, starts: Tensor, x_rows: Rows) -> None:
+        self.direct, self.transposed, self.z_rows = product._tables
+        self.starts, self.x_rows, self.n_features = starts, x_rows, len(x_rows.sizes)
+        self.targets = product.targets
+
+    def product(
+        self, x: Sequence[Tensor], y: Tensor, second: tuple[Sequence[Tensor], Tensor] | None = None
+    ) -> list[Tensor]:
+        """(E, 2l+1, P C) for each irrep."""
+        out = products(self.direct, self.starts, x, self.x_rows, y, self.z_rows, second)
+        n_edges, channels = x[0].shape[0], y.shape[2]
+        return [a.view(n_edges, irrep.dim, n * channels) for a, (irrep, n) in zip(out, self.targets, strict=True)]
+
+    def to_features(self, z: Sequence[Tensor], y: Tensor) -> list[Tensor]:
+        """The gradients to the features for gradients z of the product."""
+        return products(self.transposed, self.starts, z, self.z_rows, y, self.x_rows)
+
+    def to_environment(self, x: Sequence[Tensor], z: Sequence[Tensor]) -> Tensor:
+        """The gradient to the environment for gradients z of the product."""
+        return environment_gradient(self.direct, self.starts, x, self.x_rows, z, self.z_rows)
+
+
+class _Product(torch.autograd.Function):
+    """The product by the fused kernels; its gradient is `_Gradient`."""
+
+    @staticmethod
+    def forward(ctx: Any, context: _Context, *factors: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*factors)
+        ctx.context = context
+        return tuple(context.product(factors[:-1], factors[-1]))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = tuple(gradient.contiguous() for gradient in gradients)
+        return (None, *_Gradient.apply(ctx.context, *ctx.saved_tensors, *gradients))  # type: ignore[misc]
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradients to features x and environment y for gradients z of the product T(x, y).
+
+    A gradient (ux, uy) of these makes S = T(ux, y) z + T(x, uy) z, which is differentiated to x, y and z.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, context: _Context, *factors: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*factors)
+        ctx.context = context
+        x, y, z = factors[: context.n_features], factors[context.n_features], factors[context.n_features + 1 :]
+        return *context.to_features(z, y), context.to_environment(x, z)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        context, factors, n = ctx.context, ctx.saved_tensors, ctx.context.n_features
+        x, y, z = factors[:n], factors[n], factors[n + 1 :]
+        gradients = tuple(gradient.contiguous() for gradient in gradients)
+        ux, uy = gradients[:n], gradients[n]
+        if not torch.is_grad_enabled():
+            dz = context.product(ux, y, (x, uy))
+            return None, *context.to_features(z, uy), context.to_environment(ux, z), *dz
+        one, two = _Gradient.apply(context, *ux, y, *z), _Gradient.apply(context, *x, uy, *z)
+        pairs = zip(_Product.apply(context, *ux, y), _Product.apply(context, *x, uy), strict=True)
+        return None, *two[:n], one[n], *(a + b for a, b in pairs)  # type: ignore[index,operator]
+
+
+def tensor_product_reference(
+    features: Sequence[Tensor], environment: Tensor, centres: Segments, product: ChannelwiseProduct
+) -> list[Tensor]:
+    """The definition, for any device."""
+    together, around = torch.cat(list(features), 1), gather(environment, centres)  # (E, M_in, C), (E, M, C)
     outputs, path = [], 0
-    for _, n_paths in targets(coupling):
+    for _, n_paths in product.targets:
         blocks = []
         for p in range(path, path + n_paths):
-            i, j, _ = coupling.paths[p]
-            tensor = coupling.tensor(p).to(environment)
-            harmonic = around[:, coupling.irreps_sh.slices[j]]
-            blocks.append(torch.einsum("eac,ebc,abk->ekc", features[i], harmonic, tensor))
+            i, j, _ = product.coupling.paths[p]
+            left, right = product.irreps_in.slices[i], product.irreps_environment.slices[j]
+            tensor = product.coupling.tensor(p).to(environment)
+            blocks.append(torch.einsum("eac,ebc,abk->ekc", together[:, left], around[:, right], tensor))
         outputs.append(torch.cat(blocks, 2))
         path += n_paths
     return outputs

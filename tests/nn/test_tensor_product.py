@@ -1,0 +1,124 @@
+"""The channel-wise product against e3nn's convention, its kernels against the definition, and all derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fireassay.errors import InputError
+from fireassay.nn.segment import Segments
+from fireassay.nn.so3 import Irreps, clebsch_gordan, rotation_matrix
+from fireassay.nn.tensor_product import (
+    ChannelwiseProduct,
+    environments,
+    tensor_product,
+    weighted_harmonics,
+)
+
+HARMONICS = Irreps.harmonics(2)
+
+
+def case(irreps="0e+1o+2e", allowed="0e+1o+2e", channels=4, dtype=torch.float64, split=True, seed=0):
+    """Features, environment, centres and product for atoms with 5, 0, 1 and 3 edges."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.repeat_interleave(torch.arange(4), torch.tensor([5, 0, 1, 3]))
+    starts = torch.tensor([0, 5, 5, 6, 9])
+    product = ChannelwiseProduct(Irreps(irreps), HARMONICS, Irreps(allowed))
+    sizes = [irrep.dim for irrep in product.irreps_in] if split else [product.irreps_in.dim]
+    features = [torch.randn(9, size, channels, generator=generator, dtype=dtype) for size in sizes]
+    environment = torch.randn(4, HARMONICS.dim, channels, generator=generator, dtype=dtype)
+    return features, environment, Segments(index, None, starts), product
+
+
+def test_one_path_is_a_clebsch_gordan_contraction():
+    features, environment, centres, _ = case(irreps="1o")
+    product = ChannelwiseProduct(Irreps("1o"), Irreps("1o"), Irreps("1e"))
+    environment = environment[:, 1:4].contiguous()
+    (got,) = tensor_product(features, environment, centres, product)
+    cross = torch.linalg.cross(features[0], environment[centres.index], dim=1)
+    sign = clebsch_gordan(1, 1, 1)[0, 1, 2].sign()
+    torch.testing.assert_close(got, sign * cross / 2**0.5)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 32, 48])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernels_agree_with_the_definition(channels, dtype):
+    for split in (True, False):
+        given = case("0e+1o+1e+2o", "0e+1o+1e+2e", channels, dtype, split)
+        fused = tensor_product(*given, implementation="fused")
+        reference = tensor_product(*given, implementation="reference")
+        assert [irrep for irrep, _ in given[3].targets] == list(Irreps("0e+1o+1e+2e"))
+        for a, b in zip(fused, reference, strict=True):
+            assert a.shape == b.shape
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_first_and_second_derivatives(split):
+    features, environment, centres, product = case(channels=2, split=split)
+
+    def function(*factors):
+        return tuple(tensor_product(factors[:-1], factors[-1], centres, product, implementation="fused"))
+
+    factors = [tensor.requires_grad_() for tensor in (*features, environment)]
+    assert torch.autograd.gradcheck(function, factors)
+    assert torch.autograd.gradgradcheck(function, factors)
+
+
+def test_third_derivatives_agree_with_the_definition():
+    features, environment, centres, product = case(channels=2)
+    results = []
+    for implementation in ("fused", "reference"):
+        factors = [tensor.clone().requires_grad_() for tensor in (*features, environment)]
+        out = tensor_product(factors[:-1], factors[-1], centres, product, implementation=implementation)
+        value = sum((array**3).sum() for array in out)
+        for _ in range(3):
+            gradients = torch.autograd.grad(value, factors, create_graph=True)
+            value = sum((0.01 * gradient).sin().sum() for gradient in gradients)
+        results.append(value.detach())
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_it_is_equivariant():
+    features, environment, centres, product = case("0e+1o+2e", "0e+1e+2o+2e")
+    q = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
+    turned = [torch.einsum("ab,ebc->eac", rotation_matrix(i, q), x) for i, x in zip(product.irreps_in, features)]
+    blocks = [
+        torch.einsum("ab,nbc->nac", rotation_matrix(irrep, q), environment[:, block])
+        for irrep, block in zip(HARMONICS, HARMONICS.slices)
+    ]
+    before = tensor_product(features, environment, centres, product)
+    after = tensor_product(turned, torch.cat(blocks, 1), centres, product)
+    for (irrep, _), a, b in zip(product.targets, after, before):
+        torch.testing.assert_close(a, torch.einsum("ab,ebc->eac", rotation_matrix(irrep, q), b))
+
+
+@pytest.mark.parametrize("channels", [3, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_environments_are_sums_of_weighted_harmonics(channels, dtype):
+    generator = torch.Generator().manual_seed(2)
+    harmonics = torch.randn(9, HARMONICS.dim, generator=generator, dtype=dtype)
+    weights = torch.randn(9, len(HARMONICS), channels, generator=generator, dtype=dtype)
+    centres = case()[2]
+    of = torch.tensor([0, 1, 1, 1, 2, 2, 2, 2, 2])
+    expected = harmonics.unsqueeze(2) * weights[:, of]
+    torch.testing.assert_close(weighted_harmonics(harmonics, weights, HARMONICS), expected)
+    total = torch.zeros(4, HARMONICS.dim, channels, dtype=dtype).index_add(0, centres.index, expected)
+    torch.testing.assert_close(environments(harmonics, weights, centres, HARMONICS), total)
+
+
+@pytest.mark.parametrize("function", [weighted_harmonics, lambda y, w, i: environments(y, w, case()[2], i)])
+def test_derivatives_of_weighted_harmonics(function):
+    generator = torch.Generator().manual_seed(3)
+    shapes = (9, HARMONICS.dim), (9, len(HARMONICS), 2)
+    factors = [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
+    assert torch.autograd.gradcheck(lambda y, w: function(y, w, HARMONICS), factors)
+    assert torch.autograd.gradgradcheck(lambda y, w: function(y, w, HARMONICS), factors)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    features, environment, centres, product = case()
+    with pytest.raises(InputError, match="9 edges"):
+        tensor_product(features[:2], environment, centres, product)
+    with pytest.raises(InputError, match="4 channels"):
+        tensor_product([x[..., :3] for x in features], environment, centres, product)
