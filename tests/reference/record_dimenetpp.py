@@ -68,7 +68,7 @@ def exact_zeros(n: int, k: int) -> np.ndarray:
     return rough
 
 
-def build(case: Mapping[str, Any], exact: bool) -> torch.nn.Module:
+def build(case: Mapping[str, Any], exact: bool) -> Any:
     """The public model, float32, its biases and frequencies moved from their first values."""
     dimenet_utils.Jn_zeros = exact_zeros if exact else _zeros
     torch.manual_seed(SEED)
@@ -96,7 +96,7 @@ def build(case: Mapping[str, Any], exact: bool) -> torch.nn.Module:
     return model
 
 
-def weights(model: torch.nn.Module, species: list[int]) -> dict[str, torch.Tensor]:
+def weights(model: Any, species: list[int]) -> dict[str, torch.Tensor]:
     """Our parameters from the package's."""
     out = {"basis.frequencies": (model.rbf.freq.to(torch.float64) / np.pi)}
     out["embedding.embedding"] = model.emb.emb.weight[species]
@@ -110,7 +110,11 @@ def weights(model: torch.nn.Module, species: list[int]) -> dict[str, torch.Tenso
                 linear |= {f"interactions.{k}.{part}.{n}.first": layer.lin1}
                 linear |= {f"interactions.{k}.{part}.{n}.second": layer.lin2}
     for k, block in enumerate(model.output_blocks):
-        linear |= {f"outputs.{k}.radial": block.lin_rbf, f"outputs.{k}.up": block.lin_up, f"outputs.{k}.last": block.lin}
+        linear |= {
+            f"outputs.{k}.radial": block.lin_rbf,
+            f"outputs.{k}.up": block.lin_up,
+            f"outputs.{k}.last": block.lin,
+        }
         linear |= {f"outputs.{k}.layers.{n}": layer for n, layer in enumerate(block.lins)}
     for name, layer in linear.items():
         out[f"{name}.weight"] = layer.weight

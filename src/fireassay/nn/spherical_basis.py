@@ -50,7 +50,7 @@ def spherical_bessel_roots(l_max: int, n: int) -> NDArray[np.float64]:
     for degree in range(1, l_max + 1):
         brackets = zip(rows[-1], rows[-1][1:], strict=False)
         rows.append(np.array([brentq(lambda x: spherical_jn(degree, x), a, b, xtol=1e-15) for a, b in brackets]))  # noqa: B023
-    return np.stack([row[:n] for row in rows])
+    return np.array([row[:n] for row in rows], dtype=np.float64)
 
 
 @cache

@@ -16,7 +16,7 @@ from torch import Tensor
 from fireassay.errors import InputError
 from fireassay.nn.autograd import is_wanted
 from fireassay.nn.edge_pairs import EdgePairs
-from fireassay.nn.triplets_numba import Star, channel_step, gradients, second_gradients, sums
+from fireassay.nn.triplets_numba import Star, channel_step, star_gradients, star_second_gradients, star_sums
 
 
 class Triplets(NamedTuple):
@@ -104,7 +104,7 @@ class _TripletSum(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, a: Tensor, y: Tensor, triplets: Triplets) -> Tensor:
         ctx.save_for_backward(x, a, y)
         ctx.triplets = triplets
-        return sums(_star(triplets), x, a, y)
+        return star_sums(_star(triplets), x, a, y)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -120,7 +120,7 @@ class _Gradient(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(x, a, y, g)
         ctx.triplets, ctx.of_harmonics = triplets, y.grad_fn
-        gx, ga, gy = gradients(_star(triplets), x, a, y, g)
+        gx, ga, gy = star_gradients(_star(triplets), x, a, y, g)
         return gx, _by_pair(ga, triplets), gy
 
     @staticmethod
@@ -130,7 +130,8 @@ class _Gradient(torch.autograd.Function):
             return (*_composed_second(factors, directions, triplets), None)
         wanted = ctx.needs_input_grad[2] and is_wanted(ctx.of_harmonics)
         ux, ua, uy = (direction.contiguous() for direction in directions)
-        dx, da, dy, dg = second_gradients(_star(triplets), *factors, (ux, ua, uy), wanted)
+        x, a, y, g = factors
+        dx, da, dy, dg = star_second_gradients(_star(triplets), x, a, y, g, (ux, ua, uy), wanted)
         return dx, _by_pair(da, triplets), dy, dg, None
 
 
@@ -140,6 +141,6 @@ def _composed_second(
     """The second derivative by the reference, which can be differentiated again."""
     # Views, since one factor may depend on another: what is wanted are the partial derivatives.
     tracked = [f.view_as(f) if f.requires_grad else f.detach().requires_grad_() for f in factors]
-    out = triplet_sum_reference(*tracked[:3], triplets)
-    first = torch.autograd.grad(out, tracked[:3], tracked[3], create_graph=True)
+    x, a, y, g = tracked
+    first = torch.autograd.grad(triplet_sum_reference(x, a, y, triplets), (x, a, y), g, create_graph=True)
     return torch.autograd.grad(first, tracked, directions, create_graph=True)

@@ -312,7 +312,7 @@ def _run(kind: int, star: Star, tensors: dict[int, Tensor | None]) -> None:
     launch(_kernel(kind, x.dtype, lanes), words, x.numel() * y.shape[1] > 200_000)
 
 
-def sums(star: Star, x: Tensor, a: Tensor, y: Tensor) -> Tensor:
+def star_sums(star: Star, x: Tensor, a: Tensor, y: Tensor) -> Tensor:
     """The sums (E, C) of features (E, C), radial weights (L, E/2, C) and harmonics (E, L^2)."""
     out = torch.empty_like(x)
     _run(0, star, {_X: x, _A: a, _Y: y, _OUT: out})
@@ -323,14 +323,14 @@ def _like_edges(x: Tensor, a: Tensor) -> Tensor:
     return x.new_empty(len(a), *x.shape)
 
 
-def gradients(star: Star, x: Tensor, a: Tensor, y: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def star_gradients(star: Star, x: Tensor, a: Tensor, y: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to features (E, C), radial weights, edge by edge (L, E, C), and harmonics (E, L^2)."""
     out_x, out_a, out_y = torch.empty_like(x), _like_edges(x, a), torch.empty_like(y)
     _run(1, star, {_X: x, _A: a, _Y: y, _G: g, _OUT_X: out_x, _OUT_A: out_a, _OUT_Y: out_y})
     return out_x, out_a, out_y
 
 
-def second_gradients(
+def star_second_gradients(
     star: Star, x: Tensor, a: Tensor, y: Tensor, g: Tensor, directions: tuple[Tensor, Tensor, Tensor], of_y: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """The gradients of <directions, gradients> to x, a (L, E, C), y (only if `of_y`) and g."""
