@@ -23,8 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from fireassay.assays import ASSAYS
 from fireassay.errors import InputError, nearest
+from fireassay.kernels import KERNELS
 from fireassay.models import MODELS
-from fireassay.potential import Baseline, LocalPotential, Potential, Sum
+from fireassay.potential import Baseline, LocalPotential, LocalSum, Potential, Sum
 from fireassay.records import atomic
 from fireassay.settings import Settings
 from fireassay.training.recipe import Recipe
@@ -32,7 +33,7 @@ from fireassay.training.recipe import Recipe
 FORMAT = "fireassay-potential"
 FORMAT_VERSION = 1
 FROM_DATA = ("species", "average_neighbours", "seed")  # constructor arguments that the data or the seed supply
-WRAPPERS: dict[str, type[Potential]] = {"baseline": Baseline, "sum": Sum}
+WRAPPERS: dict[str, type[Potential]] = {"baseline": Baseline, "sum": Sum, "local_sum": LocalSum, **KERNELS}
 
 
 class Validation(Settings):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -118,9 +118,14 @@ class Potential(nn.Module, ABC):
 
 
 class LocalPotential(Potential, ABC):
-    """A potential whose energy is a sum over atoms, each of which sees no farther than `cutoff` Å per layer."""
+    """A potential whose energy is a sum over atoms, each of which sees no farther than `cutoff` Å per layer.
+
+    `published` names, by law of the contract (`fireassay.testing.LAWS`), the constructor arguments that give a
+    published form which breaks that law.
+    """
 
     cutoff: float
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @abstractmethod
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
@@ -232,6 +237,35 @@ class Sum(Potential):
             atom_energies=None if any(a is None for a in atoms) else torch.stack(atoms).sum(0),  # type: ignore[arg-type]
             descriptors=described[0] if described else None,
         )
+
+
+class LocalSum(LocalPotential):
+    """The sum of local potentials, which is local again: a repulsive core beside a network.
+
+    Atom energies are formed in float64; descriptors and parameters' dtype are those of the first. Raises InputError for
+    an empty sum.
+    """
+
+    def __init__(self, potentials: Sequence[LocalPotential]) -> None:
+        super().__init__()
+        if not potentials:
+            raise InputError("a sum needs at least one potential")
+        self.arguments = {"potentials": list(potentials)}
+        self.potentials = nn.ModuleList(potentials)
+        known = [set(p.species) for p in potentials if p.species is not None]
+        self.species = tuple(sorted(set.intersection(*known))) if known else None
+        self.cutoff = max(p.cutoff for p in potentials)
+
+    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Atom energies (N,) in eV, float64, and the first potential's descriptors (N, D)."""
+        terms = [potential.local(graph) for potential in self.potentials]  # type: ignore[operator]
+        return torch.stack([energies.to(torch.float64) for energies, _ in terms]).sum(0), terms[0][1]
+
+    def frozen(self) -> LocalSum:
+        """The sum of the frozen equivalents."""
+        twin = LocalSum([potential.frozen() for potential in self.potentials])  # type: ignore[operator]
+        twin.arguments = self.arguments
+        return twin.eval()
 
 
 class _Float64(nn.Module):

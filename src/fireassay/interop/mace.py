@@ -61,7 +61,7 @@ def mace_potential(export: Export) -> Baseline:
         float(state.get(f"scale_shift.{name}", torch.tensor(x))) for name, x in (("scale", 1), ("shift", 0))
     )
     with torch.no_grad():
-        isolated = network._isolated() * scale + shift
+        isolated = network.isolated_energies() * scale + shift
     energies = state["atomic_energies_fn.atomic_energies"].flatten() + isolated
     return Baseline(network, dict(zip(export.need("atomic_numbers"), energies.tolist(), strict=True)), scale)
 

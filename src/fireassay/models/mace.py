@@ -140,7 +140,7 @@ class MACE(LocalPotential):
         species = self.index(graph.atomic_numbers)
         energies, descriptors = self._energies(species, graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
         if self.residual_first:
-            energies = energies - (self._isolated() if self.isolated is None else self.isolated)[species]
+            energies = energies - (self.isolated_energies() if self.isolated is None else self.isolated)[species]
         return energies, descriptors
 
     def _energies(
@@ -173,7 +173,7 @@ class MACE(LocalPotential):
             energies = energies + readout(features[:, 0]).squeeze(1)
         return energies, features[:, 0]
 
-    def _isolated(self) -> Tensor:
+    def isolated_energies(self) -> Tensor:
         """Energies (Z,) of the network for an atom of each species without neighbours."""
         rows = torch.arange(len(self.index), device=self.embedding.device)
         none = rows[:0]
@@ -193,7 +193,7 @@ class MACE(LocalPotential):
         if self.transform is None:
             twin.basis = nn.Identity()  # the tables take distances
         if self.residual_first:
-            twin.isolated = twin._isolated()
+            twin.isolated = twin.isolated_energies()
         return twin
 
 

@@ -34,10 +34,13 @@ class NequIP(LocalPotential):
     harmonics, (-1)^l; channels: features of each irrep; n_basis Bessel functions with trainable frequencies, under an
     envelope of degree envelope_p; radial_hidden: widths of the radial network's hidden layers; readout_hidden and
     readout_activation: those of the output block, by default two linear layers; average_neighbours: N of eq. 8, take it
-    from the training set; seed of the initial weights.
+    from the training set, one number or one for each species of the neighbour; pair_cutoffs: cutoffs in Å for each
+    species of the centre and of the neighbour, none above `cutoff`; first_self_connection: also in the first layer, as
+    in nequip 0.6; seed of the initial weights.
 
     The defaults are those of the paper for small molecules (Methods, "Hyperparameters"; table VII). The first layer
-    has no self-connection, as in nequip 0.19.1, so that an isolated atom has an energy of exactly zero. The weights of
+    has no self-connection, as in nequip 0.19.1, so that an isolated atom has an energy of exactly zero; with
+    `first_self_connection` it has one, which is subtracted. The weights of
     the self-connections are those of each species (nequip 0.19.1 contracts shared ones with its embedding of the
     species: the same functions). Features from which the energy cannot be reached do not exist (nequip makes them).
 
@@ -58,10 +61,13 @@ class NequIP(LocalPotential):
         radial_hidden: Sequence[int] = (64, 64, 64),
         readout_hidden: Sequence[int] = (16,),
         readout_activation: Literal["silu"] | None = None,
-        average_neighbours: float = 16.0,
+        average_neighbours: float | Sequence[float] = 16.0,
+        pair_cutoffs: Sequence[Sequence[float]] | None = None,
+        first_self_connection: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        averages = list(average_neighbours) if isinstance(average_neighbours, Sequence) else [average_neighbours]
         self.arguments = {
             "species": list(species),
             "cutoff": cutoff,
@@ -75,18 +81,27 @@ class NequIP(LocalPotential):
             "radial_hidden": list(radial_hidden),
             "readout_hidden": list(readout_hidden),
             "readout_activation": readout_activation,
-            "average_neighbours": average_neighbours,
+            "average_neighbours": averages if isinstance(average_neighbours, Sequence) else average_neighbours,
+            "pair_cutoffs": None if pair_cutoffs is None else [list(row) for row in pair_cutoffs],
+            "first_self_connection": first_self_connection,
             "seed": seed,
         }
-        sizes = (cutoff, n_layers, channels, n_basis, envelope_p, average_neighbours, *radial_hidden, *readout_hidden)
+        sizes = (cutoff, n_layers, channels, n_basis, envelope_p, *averages, *radial_hidden, *readout_hidden)
         if min(sizes) <= 0 or l_max < 0 or readout_activation not in (None, "silu"):
             raise InputError(f"a NequIP needs positive sizes and the activation silu or none, got {self.arguments}")
+        if isinstance(average_neighbours, Sequence) and len(averages) != len(species):
+            raise InputError(
+                f"{len(averages)} average_neighbours for {len(species)} species: give one number, or one each"
+            )
         generator = torch.Generator().manual_seed(seed)
         self.index = SpeciesIndex(species)
         self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
         self.tabulated = False
         self.basis = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
+        self.stretch = None if pair_cutoffs is None else PairStretch(cutoff, pair_cutoffs, len(species))
+        self.first_self_connection = first_self_connection
+        self.register_buffer("isolated", None, persistent=False)
         self.layers = nn.ModuleList()
         irreps = Irreps("0e")
         for layer, wanted in enumerate(_layer_irreps(n_layers, l_max, parity)):
@@ -96,30 +111,54 @@ class NequIP(LocalPotential):
                 l_max,
                 channels,
                 (n_basis, *radial_hidden),
-                average_neighbours,
-                len(species) if layer else None,
+                averages,
+                len(species) if layer or first_self_connection else None,
                 generator,
             )
             self.layers.append(block)
             irreps = block.irreps_out
         self.readout = ScalarMLP((channels, *readout_hidden, 1), generator, activation=readout_activation)
 
+    isolated: Tensor | None
+
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Atom energies (N,) in eV relative to isolated atoms, and the last layer's even scalars (N, channels)."""
         rows = self.index(graph.atomic_numbers)
-        species = species_order(rows, len(self.index))
-        vectors = edge_vectors(graph)
-        harmonics = spherical_harmonics(self.l_max, vectors)
-        order = edge_order(graph.centre, graph.neighbour, graph.n_atoms)
-        pairs = edge_pairs(graph.centre, graph.neighbour, graph.shift, order.by_neighbour)
+        energies, scalars = self._energies(rows, graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
+        if self.first_self_connection:
+            energies = energies - (self.isolated_energies() if self.isolated is None else self.isolated)[rows]
+        return energies, scalars
+
+    def _energies(
+        self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        order = edge_order(centre, neighbour, len(rows))
+        one_way = self.stretch is not None and not self.stretch.symmetric
+        pairs = None if one_way else edge_pairs(centre, neighbour, shift, order.by_neighbour)
         distances = torch.linalg.vector_norm(vectors if pairs is None else vectors[pairs.first], dim=1)
-        radial = distances if self.tabulated else self.basis(distances)
-        surroundings = Surroundings(species, harmonics, radial, graph.centre, graph.neighbour, order, pairs)
+        if self.stretch is not None:
+            ends = (rows[atoms if pairs is None else atoms[pairs.first]] for atoms in (centre, neighbour))
+            distances = self.stretch(distances, *ends)
+        around = Surroundings(
+            species=species_order(rows, len(self.index)),
+            harmonics=spherical_harmonics(self.l_max, vectors),
+            radial=distances if self.tabulated else self.basis(distances),
+            centre=centre,
+            neighbour=neighbour,
+            order=order,
+            pairs=pairs,
+        )
         features = self.embedding.index_select(0, rows).unsqueeze(1)  # (N, 1, C)
         for layer in self.layers:
-            features = layer(features, surroundings)
+            features = layer(features, around)
         scalars = features.squeeze(1)
         return self.readout(scalars).squeeze(1), scalars
+
+    def isolated_energies(self) -> Tensor:
+        """Energies (Z,) of the network for an atom of each species without neighbours, which `local` subtracts."""
+        rows = torch.arange(len(self.index), device=self.embedding.device)
+        none = rows[:0]
+        return self._energies(rows, none, none, none.new_zeros(0, 3), self.embedding.new_zeros(0, 3))[0]
 
     def frozen(self) -> NequIP:
         """A twin for inference whose radial networks are tables; forces differ by about 1e-6 of the largest."""
@@ -129,6 +168,8 @@ class NequIP(LocalPotential):
                 assert isinstance(layer, InteractionBlock)
                 layer.radial = RadialTable(nn.Sequential(twin.basis, layer.radial), self.cutoff)
             twin.tabulated = True
+            if self.first_self_connection:
+                twin.isolated = twin.isolated_energies()
         return twin
 
 
@@ -140,6 +181,25 @@ def _layer_irreps(n_layers: int, l_max: int, parity: bool) -> list[Irreps]:
     for _ in range(n_layers - 1):
         layers.insert(0, hidden.leading_to(layers[0], Irreps.harmonics(l_max)))
     return layers
+
+
+class PairStretch(nn.Module):
+    """Distances stretched so that the cutoff of every pair of species becomes `cutoff`, the argument of the basis."""
+
+    factors: Tensor  # (Z, Z), of centre and neighbour
+
+    def __init__(self, cutoff: float, pair_cutoffs: Sequence[Sequence[float]], n_species: int) -> None:
+        super().__init__()
+        table = [list(row) for row in pair_cutoffs]
+        if [len(row) for row in table] != [n_species] * n_species or not all(0 < x <= cutoff for r in table for x in r):
+            raise InputError(f"pair_cutoffs {table} must be {n_species} rows of {n_species} numbers in (0, {cutoff}] Å")
+        cutoffs = torch.tensor(table, dtype=torch.float64)
+        self.symmetric = bool((cutoffs == cutoffs.T).all())
+        self.register_buffer("factors", (cutoff / cutoffs).to(torch.get_default_dtype()))
+
+    def forward(self, distances: Tensor, centre: Tensor, neighbour: Tensor) -> Tensor:
+        """Distances (E,) between atoms of the species rows `centre` and `neighbour` (E,) to (E,)."""
+        return distances * self.factors[centre, neighbour]
 
 
 class Surroundings(NamedTuple):
@@ -168,7 +228,7 @@ class InteractionBlock(nn.Module):
         l_max: int,
         channels: int,
         radial_widths: Sequence[int],
-        average_neighbours: float,
+        average_neighbours: Sequence[float],
         n_species: int | None,
         generator: torch.Generator,
     ) -> None:
@@ -180,7 +240,10 @@ class InteractionBlock(nn.Module):
         paths = Coupling.of(irreps_in, harmonics, self.gate.irreps_in).paths
         used = Irreps(irrep for block, irrep in enumerate(irreps_in) if any(block == path[0] for path in paths))
         self.coupling = Coupling.of(used, harmonics, self.gate.irreps_in)
-        gain = 1 / sqrt(average_neighbours)  # of eq. 8, moved before the sum
+        gains = [1 / sqrt(average) for average in average_neighbours]  # of eq. 8, moved before the sum
+        gain = gains[0] if len(gains) == 1 else 1.0
+        norms = None if len(gains) == 1 else torch.tensor(gains, dtype=torch.get_default_dtype()).view(-1, 1, 1)
+        self.register_buffer("norms", norms)  # of the species of the neighbour
         self.linear = EquivariantLinear(irreps_in, used, channels, channels, generator, gain=gain)
         n_paths = len(self.coupling.paths)
         self.radial: nn.Module = ScalarMLP((*radial_widths, n_paths * channels), generator)  # eq. 7
@@ -191,11 +254,16 @@ class InteractionBlock(nn.Module):
                 irreps_in, self.gate.irreps_in, channels, channels, generator, n_species
             )
 
+    norms: Tensor | None
+
     def forward(self, features: Tensor, around: Surroundings) -> Tensor:
         """(N, M_in, C) to (N, M_out, C)."""
         weights = self.radial(around.radial).unflatten(1, (len(self.coupling.paths), -1))  # (E/2, P, C)
         edges = (around.centre, around.neighbour, self.coupling, around.order, around.pairs)
-        messages = self.mix(convolution(self.linear(features), around.harmonics, weights, *edges))
+        sent = self.linear(features)
+        if self.norms is not None:
+            sent = sent * self.norms[around.species.species]
+        messages = self.mix(convolution(sent, around.harmonics, weights, *edges))
         if self.self_connection is not None:
             messages = messages + self.self_connection(features, around.species)
         return self.gate(messages)

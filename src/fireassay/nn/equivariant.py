@@ -58,7 +58,7 @@ class EquivariantLinear(nn.Module):
             Blocks(rows_in, rows_out, sizes_out, irreps_in.dim, irreps_out.dim, self.paths, scales),
             Blocks(rows_out, rows_in, sizes_in, irreps_out.dim, irreps_in.dim, back, scales),
         )
-        self._scales = scales
+        self.scales = scales
 
     def forward(self, features: Tensor, species: Tensor | SpeciesOrder | None = None) -> Tensor:
         """(N, M_in, C_in) to (N, M_out, C_out).
@@ -81,7 +81,7 @@ class EquivariantLinear(nn.Module):
         """As `forward`, by one matrix product per path, on any device; `species` (N,) are rows of the weight."""
         blocks = [features.new_zeros(len(features), b.dim, self.channels_out) for b in self.irreps_out]
         for path, (i, o) in enumerate(self.paths):
-            x, weight = features[:, self.irreps_in.slices[i]], self.weight[..., path, :, :] * self._scales[path]
+            x, weight = features[:, self.irreps_in.slices[i]], self.weight[..., path, :, :] * self.scales[path]
             if species is None:
                 blocks[o] = blocks[o] + x @ weight
             else:
