@@ -8,12 +8,7 @@ import torch
 from fireassay.errors import InputError
 from fireassay.nn.segment import Segments
 from fireassay.nn.so3 import Irreps, clebsch_gordan, rotation_matrix
-from fireassay.nn.tensor_product import (
-    ChannelwiseProduct,
-    environments,
-    tensor_product,
-    weighted_harmonics,
-)
+from fireassay.nn.tensor_product import ChannelwiseProduct, tensor_product
 
 HARMONICS = Irreps.harmonics(2)
 
@@ -82,38 +77,17 @@ def test_third_derivatives_agree_with_the_definition():
 def test_it_is_equivariant():
     features, environment, centres, product = case("0e+1o+2e", "0e+1e+2o+2e")
     q = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
-    turned = [torch.einsum("ab,ebc->eac", rotation_matrix(i, q), x) for i, x in zip(product.irreps_in, features)]
+    turned = [
+        torch.einsum("ab,ebc->eac", rotation_matrix(i, q), x) for i, x in zip(product.irreps_in, features, strict=True)
+    ]
     blocks = [
         torch.einsum("ab,nbc->nac", rotation_matrix(irrep, q), environment[:, block])
-        for irrep, block in zip(HARMONICS, HARMONICS.slices)
+        for irrep, block in zip(HARMONICS, HARMONICS.slices, strict=True)
     ]
     before = tensor_product(features, environment, centres, product)
     after = tensor_product(turned, torch.cat(blocks, 1), centres, product)
-    for (irrep, _), a, b in zip(product.targets, after, before):
+    for (irrep, _), a, b in zip(product.targets, after, before, strict=True):
         torch.testing.assert_close(a, torch.einsum("ab,ebc->eac", rotation_matrix(irrep, q), b))
-
-
-@pytest.mark.parametrize("channels", [3, 32])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_environments_are_sums_of_weighted_harmonics(channels, dtype):
-    generator = torch.Generator().manual_seed(2)
-    harmonics = torch.randn(9, HARMONICS.dim, generator=generator, dtype=dtype)
-    weights = torch.randn(9, len(HARMONICS), channels, generator=generator, dtype=dtype)
-    centres = case()[2]
-    of = torch.tensor([0, 1, 1, 1, 2, 2, 2, 2, 2])
-    expected = harmonics.unsqueeze(2) * weights[:, of]
-    torch.testing.assert_close(weighted_harmonics(harmonics, weights, HARMONICS), expected)
-    total = torch.zeros(4, HARMONICS.dim, channels, dtype=dtype).index_add(0, centres.index, expected)
-    torch.testing.assert_close(environments(harmonics, weights, centres, HARMONICS), total)
-
-
-@pytest.mark.parametrize("function", [weighted_harmonics, lambda y, w, i: environments(y, w, case()[2], i)])
-def test_derivatives_of_weighted_harmonics(function):
-    generator = torch.Generator().manual_seed(3)
-    shapes = (9, HARMONICS.dim), (9, len(HARMONICS), 2)
-    factors = [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
-    assert torch.autograd.gradcheck(lambda y, w: function(y, w, HARMONICS), factors)
-    assert torch.autograd.gradgradcheck(lambda y, w: function(y, w, HARMONICS), factors)
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -22,7 +22,8 @@ from fireassay.nn.mlp import SILU_NORM, ScalarMLP
 from fireassay.nn.radial import BesselBasis
 from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
-from fireassay.nn.tensor_product import ChannelwiseProduct, environments, tensor_product, weighted_harmonics
+from fireassay.nn.tensor_product import ChannelwiseProduct, tensor_product
+from fireassay.nn.weighted_harmonics import weighted_harmonics
 from fireassay.potential import LocalPotential
 
 
@@ -249,7 +250,8 @@ class Layer(nn.Module):
         if self.first:
             own, weights = weights.split(len(irreps), 1)
             features = [weighted_harmonics(harmonics, own, irreps)]
-        environment, centres = environments(harmonics, weights, around.centres, irreps) * self.gain, around.centres
+        centres = around.centres
+        environment = weighted_harmonics(harmonics, weights, irreps, centres) * self.gain
         if not self.own_edge:
             others = gather(environment, centres)
             environment = others - weighted_harmonics(harmonics, weights * self.gain, irreps)

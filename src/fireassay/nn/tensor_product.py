@@ -3,7 +3,7 @@
     out[e, m3, p, c] = sum over m1, m2 of  V[m1, m2, m3] features[e, m1, c] environment[i(e), m2, c]
 
 where V holds Clebsch-Gordan coefficients and p is the path: the 'uuu' tensor product of e3nn (Allegro, eq. 9). The
-environment of an atom is a sum of the harmonics of its edges, weighted channel by channel (`environments`).
+environment of an atom is the sum of the weighted harmonics of its edges (`weighted_harmonics`).
 
 Features of edges are a list of arrays (E, m, C) whose components, side by side, are those of their irreps: one array
 for all, or one per irrep. What a product makes of each irrep is one array (E, 2l+1, P C), path by path, so that the
@@ -23,9 +23,9 @@ from torch import Tensor
 
 from fireassay.errors import InputError
 from fireassay.nn.convolution import Coupling
-from fireassay.nn.segment import Segments, gather, segment_sum
+from fireassay.nn.segment import Segments, gather
 from fireassay.nn.so3 import Irrep, Irreps
-from fireassay.nn.tensor_product_numba import Rows, Terms, environment_gradient, products
+from fireassay.nn.tensor_product_numba import Rows, Terms, gradients, products
 
 
 class ChannelwiseProduct:
@@ -60,20 +60,6 @@ class ChannelwiseProduct:
         direct = Terms(source, component, target, value, m_env, start)
         transposed = Terms(target, component, source, value, m_env, m_in)
         return direct, transposed, Rows([irrep.dim * paths for irrep, paths in self.targets])
-
-
-def weighted_harmonics(harmonics: Tensor, weights: Tensor, irreps: Irreps) -> Tensor:
-    """Y[e, m] w[e, l, c]: harmonics (E, M) and one weight per irrep and channel (E, L, C) to (E, M, C).
-
-    Differentiable to every order in both.
-    """
-    blocks = [harmonics[:, block].unsqueeze(2) * weights[:, i].unsqueeze(1) for i, block in enumerate(irreps.slices)]
-    return torch.cat(blocks, 1)
-
-
-def environments(harmonics: Tensor, weights: Tensor, centres: Segments, irreps: Irreps) -> Tensor:
-    """The sum of weighted harmonics (see `weighted_harmonics`) over the edges of each centre: (N, M, C)."""
-    return segment_sum(weighted_harmonics(harmonics, weights, irreps), centres)
 
 
 def tensor_product(
@@ -120,13 +106,9 @@ class _Context:
         n_edges, channels = x[0].shape[0], y.shape[2]
         return [a.view(n_edges, irrep.dim, n * channels) for a, (irrep, n) in zip(out, self.targets, strict=True)]
 
-    def to_features(self, z: Sequence[Tensor], y: Tensor) -> list[Tensor]:
-        """The gradients to the features for gradients z of the product."""
-        return products(self.transposed, self.starts, z, self.z_rows, y, self.x_rows)
-
-    def to_environment(self, x: Sequence[Tensor], z: Sequence[Tensor]) -> Tensor:
-        """The gradient to the environment for gradients z of the product."""
-        return environment_gradient(self.direct, self.starts, x, self.x_rows, z, self.z_rows)
+    def gradients(self, x: Sequence[Tensor], y: Tensor, z: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The gradients to features (by y) and environment (by x) for gradients z of the product."""
+        return gradients(self.transposed, self.starts, x, self.x_rows, y, z, self.z_rows)
 
 
 class _Product(torch.autograd.Function):
@@ -155,7 +137,7 @@ class _Gradient(torch.autograd.Function):
         ctx.save_for_backward(*factors)
         ctx.context = context
         x, y, z = factors[: context.n_features], factors[context.n_features], factors[context.n_features + 1 :]
-        return *context.to_features(z, y), context.to_environment(x, z)
+        return context.gradients(x, y, z)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -165,10 +147,9 @@ class _Gradient(torch.autograd.Function):
         ux, uy = gradients[:n], gradients[n]
         if not torch.is_grad_enabled():
             dz = context.product(ux, y, (x, uy))
-            return None, *context.to_features(z, uy), context.to_environment(ux, z), *dz
-        one, two = _Gradient.apply(context, *ux, y, *z), _Gradient.apply(context, *x, uy, *z)
-        pairs = zip(_Product.apply(context, *ux, y), _Product.apply(context, *x, uy), strict=True)
-        return None, *two[:n], one[n], *(a + b for a, b in pairs)  # type: ignore[index,operator]
+            return None, *context.gradients(ux, uy, z), *dz
+        pairs = zip(_Product.apply(context, *ux, y), _Product.apply(context, *x, uy), strict=True)  # type: ignore[arg-type]
+        return None, *_Gradient.apply(context, *ux, uy, *z), *(a + b for a, b in pairs)  # type: ignore[misc]
 
 
 def tensor_product_reference(

@@ -6,9 +6,9 @@ the coupled pairs (component of the features, component of the product). What is
     z[e, o, c] = sum over the pairs k of o  A[k, c] x[e, in(k), c]
 
 four edges at a time with channels as vector lanes, and A in the nearest cache. The gradient to the features is the same
-with x and z exchanged; the gradient to the environment sums x z over the atom's edges into A's place and contracts that.
-These two kernels are closed under differentiation; the first can add the product of a second (x, y) on the way, which
-is what double backward needs. Each result is written by one thread in one order, so results repeat bit for bit.
+with x and z exchanged; while z is near, the same pass can sum x z over the atom's edges, pair by pair, and contract that
+to the gradient of the environment. This is closed under differentiation; double backward also adds the products of two
+pairs (x, y) on the way. Each result is written by one thread in one order, so results repeat bit for bit.
 
 The features of edges may lie in several arrays: for each component there is an address and a distance between edges.
 Tensors are on the CPU, of one dtype, and contiguous.
@@ -43,7 +43,7 @@ from fireassay.nn.simd import (
 # The words of a kernel's table: progress, shape, coupling, then the operands.
 _COUNTER, _TICKET, _CHUNK, _SCRATCH, _N_ATOMS, _CHANNELS, _SIZE, _N_ROWS, _N_PAIRS, _M_ENV, _STARTS = range(11)
 _ROWS, _SOURCE, _TARGET, _ENTRIES, _COMPONENT, _VALUES = range(11, 17)
-_X, _X_STEP, _Y, _X2, _X2_STEP, _Y2, _Z, _Z_STEP, _N_WORDS = range(17, 26)
+_X, _X_STEP, _Y, _X2, _X2_STEP, _Y2, _Z, _Z_STEP, _W, _W_STEP, _OUT, _N_WORDS = range(17, 29)
 
 
 class Terms:
@@ -169,28 +169,31 @@ def _products(words, zero):
             break
         for atom in range(begin, min(begin + chunk, n_atoms)):
             first, last = at(starts, atom), at(starts, atom + 1)
-            if first < last:
-                for channel in range(0, at(words, _CHANNELS), lanes):
+            for channel in range(0, at(words, _CHANNELS), lanes):
+                if first < last:
                     _contract(words, y, atom, channel, a, zero)
                     if at(words, _X2) != 0:
                         _contract(words, y2, atom, channel, b, zero)
                     _edges_of_atom(words, first, last, channel * size, a, b, zero)
+                if at(words, _W) != 0:
+                    base = atom * at(words, _M_ENV) * at(words, _CHANNELS) + channel
+                    _environment_of_atom(words, base, first, last, channel * size, zero)
 
 
 @njit
-def _gradient_of_atom(words, y, base, first, last, offset, zero):
+def _environment_of_atom(words, base, first, last, offset, zero):
     """The gradient to the environment of one atom with the edges first to last, for one vector of channels."""
     entries, component = pointer(at(words, _ENTRIES), 0), pointer(at(words, _COMPONENT), 0)
-    values, channels = pointer(at(words, _VALUES), zero), at(words, _CHANNELS)
+    values, channels, out = pointer(at(words, _VALUES), zero), at(words, _CHANNELS), pointer(at(words, _OUT), zero)
     source, target = pointer(at(words, _SOURCE), 0), pointer(at(words, _TARGET), 0)
     x, x_step = pointer(at(words, _X), 0), pointer(at(words, _X_STEP), 0)
-    z, z_step = pointer(at(words, _Z), 0), pointer(at(words, _Z_STEP), 0)
+    w, w_step = pointer(at(words, _W), 0), pointer(at(words, _W_STEP), 0)
     for m in range(at(words, _M_ENV)):
-        store(y, base + m * channels, zero)
+        store(out, base + m * channels, zero)
     n = 0
     for k in range(at(words, _N_PAIRS)):
         i, o = at(source, k), at(target, k)
-        one, two, here, there = at(x_step, i), at(z_step, o), at(x, i) + offset, at(z, o) + offset
+        one, two, here, there = at(x_step, i), at(w_step, o), at(x, i) + offset, at(w, o) + offset
         result, other = zero, zero
         for edge in range(first, last - 1, 2):
             left, right = here + edge * one, there + edge * two
@@ -203,37 +206,19 @@ def _gradient_of_atom(words, y, base, first, last, offset, zero):
         result = multiply_add(1.0, other, result)
         while n < at(entries, k + 1):
             where = base + at(component, n) * channels
-            store(y, where, multiply_add(at(values, n), result, load(y, where, zero)))
+            store(out, where, multiply_add(at(values, n), result, load(out, where, zero)))
             n += 1
 
 
-@njit
-def _gradients(words, zero):
-    """The gradients to the environments of all atoms."""
-    starts, y = pointer(at(words, _STARTS), 0), pointer(at(words, _Y), zero)
-    n_atoms, chunk, channels, m_env = at(words, _N_ATOMS), at(words, _CHUNK), at(words, _CHANNELS), at(words, _M_ENV)
-    while True:
-        begin = draw(words, _COUNTER, chunk)
-        if begin >= n_atoms:
-            break
-        for atom in range(begin, min(begin + chunk, n_atoms)):
-            for channel in range(0, channels, lanes_of(zero)):
-                base, offset = atom * m_env * channels + channel, channel * at(words, _SIZE)
-                _gradient_of_atom(words, y, base, at(starts, atom), at(starts, atom + 1), offset, zero)
-
-
 @cache
-def _kernel(gradient: bool, dtype: torch.dtype, lanes: int) -> int:
-    """The address of a kernel for vectors of `lanes` channels; the first call on a machine compiles it."""
+def _kernel(dtype: torch.dtype, lanes: int) -> int:
+    """The address of the kernel for vectors of `lanes` channels; the first call on a machine compiles it."""
     scalar = scalar_type(dtype)
 
     def tensor_product_kernel(data):
         _products(words_of(data), zeros(scalar, lanes))
 
-    def tensor_product_gradient_kernel(data):
-        _gradients(words_of(data), zeros(scalar, lanes))
-
-    return compiled(tensor_product_gradient_kernel if gradient else tensor_product_kernel).address
+    return compiled(tensor_product_kernel).address
 
 
 def _lanes(channels: int, dtype: torch.dtype) -> int:
@@ -244,11 +229,11 @@ def _lanes(channels: int, dtype: torch.dtype) -> int:
     return lanes
 
 
-def _run(gradient: bool, terms: Terms, starts: Tensor, y: Tensor, operands: dict[int, np.ndarray | int]) -> None:
+def _run(terms: Terms, starts: Tensor, y: Tensor, operands: dict[int, np.ndarray], tensors: dict[int, Tensor]) -> None:
     n_rows, n_pairs, m_env = terms.shape
     n_atoms, channels, threads = len(starts) - 1, y.shape[2], torch.get_num_threads()
     lanes = _lanes(channels, y.dtype)
-    scratch = torch.empty(0 if gradient else threads * 2 * n_pairs * lanes, dtype=y.dtype)
+    scratch = torch.empty(threads * 2 * n_pairs * lanes, dtype=y.dtype)
     words = [0] * _N_WORDS
     words[_CHUNK:_ROWS] = [
         max(1, n_atoms // (8 * threads)), scratch.data_ptr(), n_atoms, channels, y.element_size(), n_rows, n_pairs,
@@ -256,9 +241,11 @@ def _run(gradient: bool, terms: Terms, starts: Tensor, y: Tensor, operands: dict
     ]  # fmt: skip
     words[_ROWS:_X] = terms.addresses(y.dtype)
     words[_Y] = y.data_ptr()
-    for slot, operand in operands.items():
-        words[slot] = operand if isinstance(operand, int) else operand.ctypes.data
-    launch(_kernel(gradient, y.dtype, lanes), words, n_atoms * n_pairs * channels > 20_000)
+    for slot, table in operands.items():
+        words[slot] = table.ctypes.data
+    for slot, tensor in tensors.items():
+        words[slot] = tensor.data_ptr()
+    launch(_kernel(y.dtype, lanes), words, n_atoms * n_pairs * channels > 20_000)
 
 
 def products(
@@ -272,25 +259,25 @@ def products(
 ) -> list[Tensor]:
     """The products z, an array (E, m, C) for each size of `z_rows`, of the features x with the environments y
     (N, M, C), plus those of a `second` pair (x, y); edges starts[i] to starts[i+1] belong to atom i."""
-    n_edges, channels = x[0].shape[0], y.shape[2]
-    out = [y.new_empty(n_edges, int(size), channels) for size in z_rows.sizes]
-    here, step = x_rows.addresses(x, channels)
-    there, z_step = z_rows.addresses(out, channels)
-    operands: dict[int, np.ndarray | int] = {_X: here, _X_STEP: step, _Z: there, _Z_STEP: z_step}
+    out = [y.new_empty(x[0].shape[0], int(size), y.shape[2]) for size in z_rows.sizes]
+    operands = dict(zip((_X, _X_STEP), x_rows.addresses(x, y.shape[2]), strict=True))
+    operands[_Z], operands[_Z_STEP] = z_rows.addresses(out, y.shape[2])
+    tensors = {}
     if second is not None:
-        operands[_X2], operands[_X2_STEP] = x_rows.addresses(second[0], channels)
-        operands[_Y2] = second[1].data_ptr()
-    _run(False, terms, starts, y, operands)
+        operands[_X2], operands[_X2_STEP] = x_rows.addresses(second[0], y.shape[2])
+        tensors[_Y2] = second[1]
+    _run(terms, starts, y, operands, tensors)
     return out
 
 
-def environment_gradient(
-    terms: Terms, starts: Tensor, x: Sequence[Tensor], x_rows: Rows, z: Sequence[Tensor], z_rows: Rows
-) -> Tensor:
-    """The gradient (N, M, C) to the environments for features x (E, m, C) and gradients z of the products."""
-    channels = x[0].shape[2]
-    out = x[0].new_empty(len(starts) - 1, terms.shape[2], channels)
-    here, step = x_rows.addresses(x, channels)
-    there, z_step = z_rows.addresses(z, channels)
-    _run(True, terms, starts, out, {_X: here, _X_STEP: step, _Z: there, _Z_STEP: z_step})
-    return out
+def gradients(
+    transposed: Terms, starts: Tensor, x: Sequence[Tensor], x_rows: Rows, y: Tensor, z: Sequence[Tensor], z_rows: Rows
+) -> tuple[Tensor, ...]:
+    """The gradients to the features, arrays like x, and to the environments (N, M, C) for gradients z of the products,
+    in one pass over z. `transposed` are the terms with features and product exchanged."""
+    out, out_y = [torch.empty_like(array) for array in x], torch.empty_like(y)
+    operands = dict(zip((_X, _X_STEP), z_rows.addresses(z, y.shape[2]), strict=True))
+    operands[_Z], operands[_Z_STEP] = x_rows.addresses(out, y.shape[2])
+    operands[_W], operands[_W_STEP] = x_rows.addresses(x, y.shape[2])
+    _run(transposed, starts, y, operands, {_OUT: out_y})
+    return *out, out_y
