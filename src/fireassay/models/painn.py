@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from math import sqrt
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from fireassay.nn.dense import dense
 from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.radial import CutBasis, GaussianBasis, SineBasis
-from fireassay.nn.radial_table import RadialTable
 from fireassay.nn.so3 import Irrep, Irreps
 from fireassay.nn.vectors import norms
 from fireassay.potential import LocalPotential
@@ -83,7 +82,7 @@ class PaiNN(LocalPotential):
         generator = torch.Generator().manual_seed(seed)
         self.index = SpeciesIndex(species)
         self.species, self.cutoff = self.index.species, float(cutoff)
-        self.basis: nn.Module = CutBasis((SineBasis if basis == "sine" else GaussianBasis)(cutoff, n_basis), cutoff)
+        self.basis = CutBasis((SineBasis if basis == "sine" else GaussianBasis)(cutoff, n_basis), cutoff)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
         places = [(k == 0, k == n_layers - 1) for k in range(n_layers)]
         spread = sqrt(6 / (n_basis + 3 * channels * n_layers))  # Glorot's for the filters of all layers
@@ -126,12 +125,9 @@ class PaiNN(LocalPotential):
         return s
 
     def frozen(self) -> PaiNN:
-        """A twin for inference whose filters are tables; forces differ by about 1e-6 of the largest."""
+        """A twin for inference, with the energies of isolated atoms evaluated once."""
         twin = copy.deepcopy(self).eval().requires_grad_(False)
         if self.isolated is None:
-            for message in cast(list[Message], list(twin.messages)):
-                message.filter = RadialTable(nn.Sequential(twin.basis, message.filter), self.cutoff)
-            twin.basis = nn.Identity()  # the tables take distances
             rows = torch.arange(len(self.index), device=self.embedding.device)
             none = rows[:0], rows[:0], rows.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
             twin.isolated = twin.readout(twin._scalars(rows, *none)).squeeze(1)
@@ -146,7 +142,7 @@ class Surroundings(NamedTuple):
     order: EdgeOrder
     pairs: EdgePairs | None
     directions: Tensor  # (E, 4): 1 and r_ij / |r_ij|
-    radial: Tensor  # (E/2, B+1), or the distances (E/2,) for tables; E rows without pairs
+    radial: Tensor  # (E/2, B+1); E rows without pairs
 
 
 class Filter(nn.Module):
@@ -171,7 +167,7 @@ class Message(nn.Module):
         self.coupling = FIRST_MESSAGE if first else MESSAGE
         n_out = len(self.coupling.paths) * channels
         self.context = nn.Sequential(dense(channels, channels, generator), nn.SiLU(), dense(channels, n_out, generator))
-        self.filter: nn.Module = Filter(n_basis, n_out, spread, generator)
+        self.filter = Filter(n_basis, n_out, spread, generator)
 
     def forward(self, s: Tensor, v: Tensor | None, rows: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
         """s (N, C) and v (N, 3, C) with their messages added; the first message takes s (Z, C) of the species."""

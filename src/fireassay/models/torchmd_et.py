@@ -7,8 +7,8 @@ are `potential.Baseline`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Final, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.pair_attention import AttentionEdges, attention_coefficients, attention_sum
 from fireassay.nn.radial import CutBasis, ExponentialBasis
-from fireassay.nn.radial_table import RadialTable
 from fireassay.nn.so3 import Irrep, Irreps
 from fireassay.nn.vectors import GatedEquivariant
 from fireassay.potential import LocalPotential
@@ -51,6 +50,8 @@ class TorchMDET(LocalPotential):
 
     Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
     """
+
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"continuity": {"smooth": False}}
 
     def __init__(
         self,
@@ -83,10 +84,10 @@ class TorchMDET(LocalPotential):
         generator = torch.Generator().manual_seed(seed)
         self.index = SpeciesIndex(species)
         self.species, self.cutoff = self.index.species, float(cutoff)
-        self.basis: nn.Module = CutBasis(ExponentialBasis(cutoff, n_basis, 5 / cutoff, trainable_basis), cutoff)
+        self.basis = CutBasis(ExponentialBasis(cutoff, n_basis, 5 / cutoff, trainable_basis), cutoff)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
         self.neighbour_embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
-        self.neighbour_filter: nn.Module = Filter(n_basis, channels, generator, activated=False, cut=True)
+        self.neighbour_filter = Filter(n_basis, channels, generator, activated=False, cut=True)
         self.combine = dense(2 * channels, channels, generator)
         self.layers = nn.ModuleList(
             Attention(channels, n_heads, n_basis, k == 0, smooth, generator) for k in range(n_layers)
@@ -116,18 +117,17 @@ class TorchMDET(LocalPotential):
         pairs = edge_pairs(centre, neighbour, shift, order.by_neighbour)
         across = (distances if pairs is None else distances.index_select(0, pairs.first)).squeeze(1)
         ones = torch.ones_like(distances)
-        cut = cosine_cutoff(distances, self.cutoff)
         around = Surroundings(
             edges=AttentionEdges.of(centre, neighbour, order, pairs),
             pairs=pairs,
             directions=torch.cat([ones, vectors / distances], 1),
-            cut=cut,
+            cut=cosine_cutoff(distances, self.cutoff),
             radial=self.basis(across),
-            own=self.basis(across.new_zeros(1)),
+            origin=self.basis(across.new_zeros(1)),
         )
-        filters = self.neighbour_filter(around.radial).unsqueeze(1)
         seen = self.neighbour_embedding.index_select(0, rows).unsqueeze(1)
-        seen = convolution(seen, ones, filters, centre, neighbour, NEIGHBOURS, order, pairs).squeeze(1)
+        weights = self.neighbour_filter(around.radial).unsqueeze(1)
+        seen = convolution(seen, ones, weights, centre, neighbour, NEIGHBOURS, order, pairs).squeeze(1)
         x = self.combine(torch.cat([self.embedding.index_select(0, rows), seen], 1))  # eqs. 3, 4
         v = None
         for layer in self.layers:
@@ -137,14 +137,12 @@ class TorchMDET(LocalPotential):
         return self.readout(silu(gated), v)[0].squeeze(1), x
 
     def frozen(self) -> TorchMDET:
-        """A twin for inference whose filters are tables; forces differ by about 1e-6 of the largest."""
+        """A twin for inference, with what depends on the weights alone evaluated once."""
         twin = copy.deepcopy(self).eval().requires_grad_(False)
         if self.isolated is None:
-            twin.neighbour_filter = TabulatedFilter(twin.basis, self.neighbour_filter, self.cutoff)
+            origin = twin.basis(self.embedding.new_zeros(1).detach())
             for layer in cast(list[Attention], list(twin.layers)):
-                for name in ("key_filter", "value_filter", "vector_filter"):
-                    setattr(layer, name, TabulatedFilter(twin.basis, getattr(layer, name), self.cutoff))
-            twin.basis = nn.Identity()  # the tables take distances
+                layer.itself = layer.own_filters(origin)
             rows = torch.arange(len(self.index), device=self.embedding.device)
             none = rows[:0], rows[:0], rows.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
             twin.isolated = twin._energies(rows, *none)[0]
@@ -158,13 +156,12 @@ class Surroundings(NamedTuple):
     pairs: EdgePairs | None
     directions: Tensor  # (E, 4): 1 and r_ij / |r_ij|
     cut: Tensor  # (E, 1), the cutoff function
-    radial: Tensor  # (E/2, B+1), or the distances (E/2,) for tables; E rows without pairs
-    own: Tensor  # the same at the distance of zero, for the attention of an atom to itself
+    radial: Tensor  # (E/2, B+1), or of every edge (E, B+1)
+    origin: Tensor  # (1, B+1), the same at the distance of zero, for the attention of an atom to itself
 
 
 class Filter(nn.Module):
-    """SiLU of a linear map of the radial functions, or without `activated` the map; times the cutoff if
-    `cut`."""
+    """SiLU of a linear map of the radial functions, or without `activated` the map; times the cutoff if `cut`."""
 
     def __init__(
         self, n_basis: int, n_out: int, generator: torch.Generator, activated: bool = True, cut: bool = False
@@ -178,32 +175,6 @@ class Filter(nn.Module):
         out = self.linear(radial[:, :-1])
         out = silu(out) if self.activated else out
         return out * radial[:, -1:] if self.cut else out
-
-    def at_zero(self, radial: Tensor) -> Tensor:
-        """The filters (1, n_out) of an atom to itself."""
-        return self(radial)
-
-
-class TabulatedFilter(nn.Module):
-    """A filter on top of its basis as a table of the distance."""
-
-    zero: Tensor
-
-    def __init__(self, basis: nn.Module, filter_: nn.Module, cutoff: float) -> None:
-        super().__init__()
-        exact = nn.Sequential(basis, filter_)
-        self.table = RadialTable(exact, cutoff)
-        with torch.no_grad():
-            zero = exact(self.table.table.new_zeros(1))
-        self.register_buffer("zero", zero, persistent=False)
-
-    def forward(self, distances: Tensor) -> Tensor:
-        """Distances (E,) in Å to (E, n_out)."""
-        return self.table(distances)
-
-    def at_zero(self, distances: Tensor) -> Tensor:
-        """The filters (1, n_out) of an atom to itself, where the table is extrapolated."""
-        return self.zero
 
 
 class Attention(nn.Module):
@@ -219,49 +190,61 @@ class Attention(nn.Module):
         self, channels: int, n_heads: int, n_basis: int, first: bool, smooth: bool, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.n_heads, self.first = n_heads, first
+        self.n_heads = n_heads
         self.coupling = FIRST_VECTORS if first else VECTORS
         n_paths = len(self.coupling.paths)
         self.norm = nn.LayerNorm(channels)
         self.query, self.key, self.value = (dense(channels, channels, generator) for _ in range(3))
         self.vector_value = dense(channels, n_paths * channels, generator)  # s_2, then s_1
-        self.key_filter: Filter | TabulatedFilter = Filter(n_basis, channels, generator)
-        self.value_filter: Filter | TabulatedFilter = Filter(n_basis, channels, generator)
-        self.vector_filter: Filter | TabulatedFilter = Filter(n_basis, n_paths * channels, generator, cut=smooth)
+        self.key_filter = Filter(n_basis, channels, generator)
+        self.value_filter = Filter(n_basis, channels, generator)
+        self.vector_filter = Filter(n_basis, n_paths * channels, generator, cut=smooth)
         self.out = dense(channels, (1 if first else 3) * channels, generator)  # W_3, then W_2 and W_1
+        self.register_buffer("itself", None, persistent=False)
         self.mix = None if first else dense(channels, 3 * channels, generator, bias=False)  # U_1, U_2, U_3
+
+    itself: Tensor | None
+
+    def own_filters(self, origin: Tensor) -> Tensor:
+        """The filters d_k and d_x of an atom to itself, and d_1 unless this is the first layer: (1, 3C) or (1, 2C)."""
+        filters = [self.key_filter(origin), self.value_filter(origin), self.vector_filter(origin)]
+        return torch.cat([*filters[:2], filters[2][:, filters[0].shape[1] :]], 1)
 
     def forward(self, x: Tensor, v: Tensor | None, around: Surroundings) -> tuple[Tensor, Tensor]:
         """x (N, C) and v (N, 3, C), None for the first layer, of the next layer."""
+        own = (self.own_filters(around.origin) if self.itself is None else self.itself).split(x.shape[1], 1)
         normed = self.norm(x)
-        y = self.out(self._scalars(normed, around))
-        w = self._vectors(normed, v, around)
+        y = self.out(self._scalars(normed, own, around))
         if v is None or self.mix is None:
-            return x + y, w
+            return x + y, self._first_vectors(normed, around)
         w3, w2, w1 = y.chunk(3, 1)
         u1, u2, u3 = self.mix(v).chunk(3, 2)
-        return x + w3 + w2 * (u1 * u2).sum(1), v + w1.unsqueeze(1) * u3 + w
+        v_next = v + w1.unsqueeze(1) * u3 + self._vectors(normed, v, own[2], around)
+        return x + w3 + w2 * (u1 * u2).sum(1), v_next
 
-    def _scalars(self, x: Tensor, around: Surroundings) -> Tensor:
+    def _scalars(self, x: Tensor, own: Sequence[Tensor], around: Surroundings) -> Tensor:
         """y (N, C)."""
         heads = (self.n_heads, -1)
         q, k, s = (layer(x).unflatten(1, heads) for layer in (self.query, self.key, self.value))  # (N, H, F)
         d_k, d_x = (layer(around.radial).unflatten(1, heads) for layer in (self.key_filter, self.value_filter))
         alpha = silu(attention_coefficients(q, k, d_k, around.edges)) * around.cut  # (E, H)
-        own_k, own_x = (layer.at_zero(around.own).unflatten(1, heads) for layer in (self.key_filter, self.value_filter))
-        own = silu((q * k * own_k).sum(2, keepdim=True)) * s * own_x
-        return (attention_sum(alpha, s, around.edges, d_x) + own).flatten(1)
+        own_k, own_x = (part.unflatten(1, heads) for part in own[:2])
+        itself = silu((q * k * own_k).sum(2, keepdim=True)) * s * own_x
+        return (attention_sum(alpha, s, around.edges, d_x) + itself).flatten(1)
 
-    def _vectors(self, x: Tensor, v: Tensor | None, around: Surroundings) -> Tensor:
+    def _first_vectors(self, x: Tensor, around: Surroundings) -> Tensor:
+        """w (N, 3, C) where v is zero."""
+        values, filters = self.vector_value(x).unsqueeze(1), self.vector_filter(around.radial).unsqueeze(1)
+        return self._convolution(values, filters, around)
+
+    def _vectors(self, x: Tensor, v: Tensor, own: Tensor, around: Surroundings) -> Tensor:
         """w (N, 3, C)."""
-        paths = (len(self.coupling.paths), -1)
-        values = self.vector_value(x).unflatten(1, paths)  # (N, P, C)
-        filters = self.vector_filter(around.radial).unflatten(1, paths)  # (E/2, P, C)
-        where = (around.edges.centre, around.edges.neighbour, self.coupling, around.edges.order, around.pairs)
-        if v is None:
-            return convolution(values, around.directions, filters, *where)
-        along_v = v * values[:, 1:]
-        sources = torch.cat([values[:, :1], along_v], 1)  # (N, 4, C)
-        along_r, passed = convolution(sources, around.directions, filters, *where).split(3, 1)
-        own = self.vector_filter.at_zero(around.own).unflatten(1, paths)[:, 1:]
-        return along_r + passed + along_v * own
+        along_r, along_v = self.vector_value(x).unflatten(1, (2, -1)).split(1, 1)  # (N, 1, C)
+        sources = torch.cat([along_r, v * along_v], 1)  # (N, 4, C)
+        filters = self.vector_filter(around.radial).unflatten(1, (2, -1))  # (E/2, 2, C)
+        new, passed = self._convolution(sources, filters, around).split(3, 1)
+        return new + passed + sources[:, 1:] * own
+
+    def _convolution(self, sources: Tensor, filters: Tensor, around: Surroundings) -> Tensor:
+        centre, neighbour, order = around.edges[:3]
+        return convolution(sources, around.directions, filters, centre, neighbour, self.coupling, order, around.pairs)
