@@ -30,7 +30,7 @@ LEVELS: dict[str, int] = {
     "potential": 1,
     **dict.fromkeys(["models", "kernels"], 2),
     **dict.fromkeys(["training", "simulation", "uncertainty", "interop"], 3),
-    **dict.fromkeys(["assays", "testing"], 4),
+    **dict.fromkeys(["assays", "testing", "families"], 4),
     **dict.fromkeys(["report", "study"], 5),
     **dict.fromkeys(["cli", "config", "pipeline", "__main__"], 6),
 }

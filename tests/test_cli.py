@@ -82,6 +82,7 @@ def project(tmp_path):
         ["train"],
         ["assay"],
         ["report"],
+        ["models"],
         ["data"],
         ["data", "inspect"],
         ["data", "make"],
@@ -202,6 +203,7 @@ def test_a_folder_belongs_to_one_potential(project):
         (["assay", "{project}/nothing"], "not a run folder"),
         (["report", "{project}/nothing"], "nothing"),
         (["presets", "show", "demo-mac"], "demo-mace"),
+        (["models", "nequipp"], "did you mean 'nequip'"),
         (["data", "make", "salt"], "salt"),
         (["data", "inspect", "{project}/gone.xyz"], "gone.xyz"),
         (["config", "validate", "{project}/config.yaml", "model.type=mac"], "did you mean 'mace'"),
@@ -214,6 +216,17 @@ def test_bad_input_is_one_line_and_exit_code_2(project, arguments, message, monk
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert "Traceback" not in err
+
+
+def test_models_are_listed_described_and_written_as_json():
+    code, text, _ = call("models", "painn", "nequip", "--time")
+    assert code == 0
+    assert "Nat. Commun. 13, 2453, 2022" in text
+    assert "cutoff=4.0 n_layers=5" in text
+    assert "27 atoms" in text
+    content = json.loads(call("models", "nequip", "--json")[1])
+    assert [family["name"] for family in content["families"]] == ["nequip"]
+    assert content["families"][0]["milliseconds"] is None
 
 
 def test_presets_and_schema_are_printed():

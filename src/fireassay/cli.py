@@ -179,6 +179,46 @@ def assay(
             typer.echo(path)
 
 
+@app.command("import")
+def import_model(
+    file: Annotated[Path, typer.Argument(help="A model file of mace-torch or of nequip.")],
+    python: Annotated[Path, typer.Option(help="The interpreter that has that package, such as venv/bin/python.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The potential's file; default NAME.safetensors here.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="mace or nequip; default: by the file's ending.")] = None,
+    check: Annotated[
+        str | None, typer.Option(help="Frames on which the predictions are compared, besides those made up for it.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Compare on at most this many of the frames.")] = 20,
+    timeout: Annotated[float, typer.Option(help="Seconds after which the other interpreter is given up.")] = 900.0,
+) -> None:
+    """Turn an existing mace-torch or nequip model into a potential of fireassay with the same predictions.
+
+    The file is opened in the other interpreter, never here. Example:
+    `fireassay import MACE.model --python ~/venvs/mace/bin/python -o mace.safetensors --check test.xyz`.
+    """
+    with _reported():
+        import json
+
+        from fireassay.config import save_potential
+        from fireassay.data.readers import read
+        from fireassay.interop.imported import kind_of
+        from fireassay.interop.mace import import_mace
+        from fireassay.interop.nequip import import_nequip
+
+        importers = {"mace": import_mace, "nequip": import_nequip}
+        name = kind or kind_of(file)
+        if name not in importers:
+            raise InputError(f"--kind {name} is unknown; known are {', '.join(importers)}")
+        frames = read(check, index=f":{limit}", labels=False) if check else []
+        imported = importers[name](file, python, frames, timeout)
+        path = output or Path(file.name.split(".")[0] + ".safetensors")
+        provenance = {"file": str(file), "versions": imported.versions, "agreement": imported.agreement._asdict()}
+        save_potential(imported.potential, path, {"name": path.stem, "imported": json.dumps(provenance)})
+        typer.echo(f"{path}: {imported.agreement}")
+
+
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, one per potential.")],
@@ -208,6 +248,22 @@ def inspect_file(
 
         inspection = inspect(file, keys=_pairs(key, "label key"), units=_pairs(unit, "unit"))
         typer.echo(inspection.to_json() if json else inspection.to_text())
+
+
+@app.command()
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models to describe in detail; default: a line on each.")
+    ] = None,
+    time: Annotated[bool, typer.Option("--time", help="Also time each on a frame of 3BPA, here and now.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """List the architectures: paper, size, how far an atom sees, laws that a published form breaks, speed."""
+    with _reported():
+        from fireassay.families import families, to_json, to_text
+
+        found = families(names or (), timed=time)
+        typer.echo(to_json(found) if json else to_text(found, details=bool(names)))
 
 
 @data_app.command("list")

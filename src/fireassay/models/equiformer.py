@@ -7,10 +7,10 @@ Isolated-atom energies, scale and shift are `potential.Baseline`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import sqrt
-from typing import Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,16 @@ class Equiformer(LocalPotential):
 
     Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
     """
+
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "continuity": {"smooth": False},
+        "rotation": {
+            "parity": False,
+            "irreps": "128x0e+64x1e+32x2e",
+            "irreps_head": "32x0e+16x1e+8x2e",
+            "irreps_ffn": "384x0e+192x1e+96x2e",
+        },
+    }
 
     def __init__(
         self,

@@ -1,15 +1,16 @@
-"""PhysNet: a message-passing network for energies and charges, with long-range electrostatics and dispersion.
+"""PhysNet: energies and charges, long-range electrostatics and dispersion (Unke and Meuwly, J. Chem. Theory Comput. 15,
+3678, 2019).
 
-Unke and Meuwly, J. Chem. Theory Comput. 15, 3678 (2019). Numbers are those of the authors' public code under copied
-weights. Isolated-atom energies and a shift per species are `potential.Baseline`.
+Numbers are those of the authors' public code under copied weights. Isolated-atom energies and a shift per species are
+`potential.Baseline`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log, sqrt
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,8 @@ class PhysNet(LocalPotential):
     """
 
     isolated: Tensor | None
+
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"extensivity": {"charge_conservation": "total"}}
 
     def __init__(
         self,
