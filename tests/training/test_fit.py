@@ -76,9 +76,12 @@ def test_a_step_is_plain_gradient_descent(tmp_path: Path, train: Dataset) -> Non
             torch.testing.assert_close(one, two - 1e-3 * two.grad, msg=name)
 
 
-def test_swa_is_the_mean_of_the_last_epochs(tmp_path: Path, train: Dataset, validation: Dataset) -> None:
+@pytest.mark.parametrize("start", [4, 0.5])
+def test_swa_is_the_mean_of_the_last_epochs(
+    tmp_path: Path, train: Dataset, validation: Dataset, start: int | float
+) -> None:
     changes = {"schedule": {"name": "constant"}, "monitor": "forces_rmse"}
-    potential, result = trained(tmp_path / "swa", train, validation, epochs=6, swa={"start_epoch": 4}, **changes)
+    potential, result = trained(tmp_path / "swa", train, validation, epochs=6, swa={"start_epoch": start}, **changes)
     assert result.source == "swa"
     live = []
     for n in (4, 5, 6):

@@ -36,21 +36,23 @@ class Position:
         """Epochs in all."""
         return recipe.epochs if self.planned is None else min(self.planned, recipe.epochs)
 
-    def start_of(self, start_epoch: int, recipe: Recipe) -> int:
+    def start_of(self, start_epoch: int | float, recipe: Recipe) -> int:
         """The epoch (from 1) at which a phase begins, moved forward when there are fewer epochs than in the recipe."""
-        return max(1, start_epoch * self.epochs(recipe) // recipe.epochs)
+        if start_epoch < 1:
+            return int(start_epoch * self.epochs(recipe)) + 1
+        return max(1, int(start_epoch) * self.epochs(recipe) // recipe.epochs)
 
 
 def begin_phases(position: Position, recipe: Recipe, rate: Rate) -> bool:
     """Begins stage two and SWA when their epoch has come; returns whether the best weights are to be forgotten."""
     pending = []
     if recipe.stage_two is not None and position.stage == 1:
-        pending.append((recipe.stage_two.start_epoch, "stage_two", recipe.stage_two.lr))
+        pending.append((position.start_of(recipe.stage_two.start_epoch, recipe), "stage_two", recipe.stage_two.lr))
     if recipe.swa is not None and not position.averaging:
-        pending.append((recipe.swa.start_epoch, "swa", recipe.swa.lr))
+        pending.append((position.start_of(recipe.swa.start_epoch, recipe), "swa", recipe.swa.lr))
     forget = False
     for start, name, lr in sorted(pending, key=lambda phase: phase[:2]):
-        if position.epoch + 1 < position.start_of(start, recipe) and not position.early:
+        if position.epoch + 1 < start and not position.early:
             continue
         position.early, position.phase_began = False, position.epoch
         if lr is not None:

@@ -21,6 +21,7 @@ def _atomic_number(value: Any) -> Any:
 NonNegative = Annotated[float, Field(ge=0)]
 AtomicNumber = Annotated[int, BeforeValidator(_atomic_number)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Start = Annotated[int, Field(ge=1)] | Fraction
 Monitor = Literal[
     "loss",
     "energy_per_atom_mae",
@@ -154,7 +155,9 @@ class Ema(Settings):
 class Swa(Settings):
     """Stochastic weight averaging: the mean of the weights at the ends of the epochs from `start_epoch` on."""
 
-    start_epoch: PositiveInt = Field(description="First epoch (from 1) whose weights are averaged")
+    start_epoch: Start = Field(
+        description="First epoch (from 1) whose weights are averaged, or the share of epochs before it, such as 0.75"
+    )
     lr: PositiveFloat | None = Field(
         default=None, description="Constant learning rate from then on; None leaves the schedule"
     )
@@ -166,7 +169,9 @@ class Swa(Settings):
 class StageTwo(Settings):
     """New weights in the loss from an epoch on; the best model and all patience are counted anew from there."""
 
-    start_epoch: PositiveInt = Field(description="First epoch (from 1) with the new weights")
+    start_epoch: Start = Field(
+        description="First epoch (from 1) with the new weights, or the share of epochs before it, such as 0.75"
+    )
     energy_weight: NonNegative | None = Field(default=None, description="New energy weight; None keeps the old one")
     forces_weight: NonNegative | None = Field(default=None, description="New force weight; None keeps the old one")
     stress_weight: NonNegative | None = Field(default=None, description="New stress weight; None keeps the old one")
