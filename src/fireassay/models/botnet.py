@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
-from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
+from fireassay.nn.connectivity import Connectivity
+from fireassay.nn.convolution import Coupling
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.equivariant import EquivariantLinear, SpeciesOrder, species_order
 from fireassay.nn.mlp import SILU_NORM, ScalarMLP
@@ -137,19 +137,14 @@ class BOTNet(LocalPotential):
 
     def _surroundings(self, graph: Graph, atoms: Tensor) -> Surroundings:
         vectors = edge_vectors(graph)
-        order = edge_order(graph.centre, graph.neighbour, len(atoms))
-        pairs = edge_pairs(graph.centre, graph.neighbour, graph.shift, order.by_neighbour)
-        across = vectors if pairs is None else vectors.index_select(0, pairs.first)
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(atoms))
         neighbours = None
         if any(layer.element_dependent for layer in self.layers):
             neighbours = species_order(atoms.index_select(0, graph.neighbour), len(self.index))
         return Surroundings(
-            centre=graph.centre,
-            neighbour=graph.neighbour,
-            order=order,
-            pairs=pairs,
+            edges=edges,
             harmonics=spherical_harmonics(self.l_max, vectors),
-            radial=self.basis(torch.linalg.vector_norm(across, dim=1)),
+            radial=self.basis(torch.linalg.vector_norm(edges.per_pair(vectors), dim=1)),
             species=species_order(atoms, len(self.index)),
             neighbours=neighbours,
         )
@@ -180,17 +175,13 @@ def _layer_irreps(n_layers: int, harmonics: Irreps, hidden_l_max: int, parity: b
 
 
 class Surroundings(NamedTuple):
-    """What all layers share: the edges with their harmonics (E, M_sh), the pairs of edges (when every edge has its
-    reverse) with their radial basis (E/2, B), or that of every edge (E, B), and the species of atoms and neighbours."""
+    """What all layers share."""
 
-    centre: Tensor
-    neighbour: Tensor
-    order: EdgeOrder
-    pairs: EdgePairs | None
-    harmonics: Tensor
-    radial: Tensor
-    species: SpeciesOrder
-    neighbours: SpeciesOrder | None  # of the edges (E,)
+    edges: Connectivity
+    harmonics: Tensor  # (E, M_sh)
+    radial: Tensor  # (P, B) of the pairs of edges, or their distances (P,) for tables
+    species: SpeciesOrder  # of the atoms
+    neighbours: SpeciesOrder | None  # of the edges (E,), by the species of the neighbour
 
 
 class Layer(nn.Module):
@@ -236,20 +227,14 @@ class Layer(nn.Module):
 
     def forward(self, features: Tensor, around: Surroundings) -> Tensor:
         """(N, M_in, C) to (N, M_out, C)."""
-        weights, pairs = self._weights(around)
-        edges = (around.centre, around.neighbour, self.coupling, around.order, pairs)
-        messages = self.mix(convolution(self.linear_up(features), around.harmonics, weights, *edges))
-        if self.residual:
-            return messages + self.skip(features, around.species)
-        return self.skip(messages, around.species)
-
-    def _weights(self, around: Surroundings) -> tuple[Tensor, EdgePairs | None]:
-        """Radial weights (E/2, P, C) of the pairs of edges, or (E, P, C) of the edges."""
-        radial, pairs = self.basis(around.radial), around.pairs
-        if self.element_dependent:
-            radial = radial if pairs is None else radial.index_select(0, pairs.pair)
-            weights = self.radial(radial.unsqueeze(1), around.neighbours).squeeze(1)
-            pairs = None
+        radial, edges = self.basis(around.radial), around.edges
+        if self.element_dependent:  # both edges of a pair have the same weights for equal species only
+            weights = self.radial(edges.per_edge(radial).unsqueeze(1), around.neighbours).squeeze(1)
+            edges = edges._replace(pairs=None)
         else:
             weights = self.radial(radial)
-        return weights.unflatten(1, (len(self.coupling.paths), -1)), pairs
+        weights = weights.unflatten(1, (len(self.coupling.paths), -1))  # (P, paths, C), or (E, paths, C)
+        messages = edges.convolve(self.linear_up(features), around.harmonics, weights, self.coupling)
+        if self.residual:
+            return self.mix(messages) + self.skip(features, around.species)
+        return self.skip(self.mix(messages), around.species)
