@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from architectures import build
 from fireassay.config import (
     Config,
     describe,
@@ -36,7 +37,7 @@ WATER = Structure(np.array([8, 1, 1]), np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.
 
 
 def network(name: str = "nequip") -> Potential:
-    return Baseline(MODELS[name](species=[1, 8], cutoff=4.0, channels=4, n_layers=2), {1: -13.6, 8: -2041.3}, scale=1.7)
+    return Baseline(build(name), {1: -13.6, 8: -2041.3}, scale=1.7)
 
 
 @pytest.mark.parametrize("name", preset_names())
