@@ -400,7 +400,7 @@ class GraphAttention(nn.Module):
         return (leaky.squeeze(1).unflatten(1, (self.n_heads, -1)) * self.dot).sum(2)
 
     def _heads(self, sums: Features, total: Tensor) -> Features:
-        """The linear layer of the messages, behind their sums: (N, H, 2l+1, K) each to (N, 2l+1, H C_head).
+        """The linear layer of the messages, behind their sums: (H, N, 2l+1, K) each to (N, 2l+1, H C_head).
 
         `total` (N, H) is the sum of attention, by which the bias of each message comes.
         """
@@ -408,7 +408,8 @@ class GraphAttention(nn.Module):
         for k, irrep in enumerate(self.values.sizes.irreps):
             source = self.values.sources[k]
             weight = (self.scales[source].unsqueeze(1) * self.values.weights[k]).unflatten(1, (self.n_heads, -1))
-            value = torch.einsum("nhmk,khd->nmhd", sums[source], weight)
+            value = torch.bmm(sums[source].flatten(1, 2), weight.transpose(0, 1))  # (H, N (2l+1), C_head)
+            value = value.unflatten(1, (-1, irrep.dim)).permute(1, 2, 0, 3)
             if irrep == SCALAR:
                 assert self.values.bias is not None
                 value = value + total[:, None, :, None] * self.values.bias.unflatten(0, (self.n_heads, -1))

@@ -147,7 +147,7 @@ def attended_product(
 ) -> Features:
     """The products of unit weights of every edge, times attention (E, H), summed over each atom's edges.
 
-    Features (E, 2l+1, C_l) each to (N, H, 2l+1, K_l) each. Any device; differentiable to every order.
+    Features (E, 2l+1, C_l) each to (H, N, 2l+1, K_l) each. Any device; differentiable to every order.
     """
     if not coupling._fits(harmonics):
         return attended_product_reference(features, harmonics, coupling, attention, segments)
@@ -321,10 +321,10 @@ class _Attended(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(y, attention, *x)
         ctx.coupling, ctx.segments = coupling, segments
-        out = coupling._empty(y, [len(segments.starts) - 1, attention.shape[1]])
+        out = coupling._empty(y, [attention.shape[1], len(segments.starts) - 1])
         lone = torch.nonzero(segments.starts[1:] == segments.starts[:-1]).squeeze(1)
         for part in out:
-            part.index_fill_(0, lone, 0.0)
+            part.index_fill_(1, lone, 0.0)
         attended(coupling._tables, x, y, attention, (segments.starts, segments.order), out)
         return tuple(out)
 
@@ -375,4 +375,5 @@ def attended_product_reference(
 ) -> Features:
     """The definition, for any device."""
     products = edge_product_reference(features, harmonics, coupling, None)
-    return tuple(segment_sum(attention[:, :, None, None] * values.unsqueeze(1), segments) for values in products)
+    weighted = (attention[:, :, None, None] * values.unsqueeze(1) for values in products)
+    return tuple(segment_sum(values, segments).transpose(0, 1) for values in weighted)

@@ -250,10 +250,10 @@ def _attended(words, lane_zero, zero):
     rows, target = pointer(at(words, _ROWS), 0), pointer(at(words, _TARGET), 0)
     pairs, source = pointer(at(words, _PAIRS), 0), pointer(at(words, _SOURCE), 0)
     y, attention = pointer(at(words, _Y), zero), pointer(at(words, _W), zero)
-    lanes, heads, step = lanes_of(lane_zero), at(words, _HEADS), lanes_of(zero)
+    lanes, heads, step, n_atoms = lanes_of(lane_zero), at(words, _HEADS), lanes_of(zero), at(words, _N_ITEMS)
     while True:
         atom = draw(words, _COUNTER, 1)
-        if atom >= at(words, _N_ITEMS):
+        if atom >= n_atoms:
             break
         first, last = at(starts, atom), at(starts, atom + 1)
         begin = first
@@ -281,14 +281,14 @@ def _attended(words, lane_zero, zero):
                                 xk = load(x, x_base + at(source, k) * n, zero)
                                 inner = multiply_add(at(a, k * lanes + lane), xk, inner)
                             store(inners, lane * step, inner)
-                        where = atom * heads * t_stride + at(target, row) * width + column + channel
+                        where = atom * t_stride + at(target, row) * width + column + channel
                         for head in range(heads):
                             result = zero if begin == first else load(t, where, zero)
                             for lane in range(count):
                                 weight = at(attention, at(edges, lane) * heads + head)
                                 result = multiply_add(weight, load(inners, lane * step, zero), result)
                             store(t, where, result)
-                            where += t_stride
+                            where += n_atoms * t_stride
             begin += count
 
 
@@ -301,10 +301,10 @@ def _attended_gradient(words, lane_zero, zero):
     pairs, source = pointer(at(words, _PAIRS), 0), pointer(at(words, _SOURCE), 0)
     y, attention = pointer(at(words, _Y), zero), pointer(at(words, _W), zero)
     gy, ga = pointer(at(words, _GY), zero), pointer(at(words, _GW), zero)
-    lanes, heads, step = lanes_of(lane_zero), at(words, _HEADS), lanes_of(zero)
+    lanes, heads, step, n_atoms = lanes_of(lane_zero), at(words, _HEADS), lanes_of(zero), at(words, _N_ITEMS)
     while True:
         atom = draw(words, _COUNTER, 1)
-        if atom >= at(words, _N_ITEMS):
+        if atom >= n_atoms:
             break
         last = at(starts, atom + 1)
         begin = at(starts, atom)
@@ -328,7 +328,7 @@ def _attended_gradient(words, lane_zero, zero):
                 width, column = _block(words, _OUT, o, _WIDTH), _path(words, path, _FIRST_COLUMN)
                 for row in range(at(rows, path), at(rows, path + 1)):
                     for channel in range(0, n, step):
-                        first = atom * heads * g_stride + at(target, row) * width + column + channel
+                        first = atom * g_stride + at(target, row) * width + column + channel
                         for lane in range(count):
                             edge = at(edges, lane)
                             x_base = edge * x_stride + channel
@@ -341,7 +341,7 @@ def _attended_gradient(words, lane_zero, zero):
                                 gr = load(g, where, zero)
                                 mixed = multiply_add(at(attention, edge * heads + head), gr, mixed)
                                 store(sums, here, multiply_add(gr, inner, load(sums, here, zero)))
-                                where += g_stride
+                                where += n_atoms * g_stride
                                 here += step
                             for k in range(at(pairs, row), at(pairs, row + 1)):
                                 place = x_base + at(source, k) * n
@@ -388,7 +388,7 @@ def channel_step(dtype: torch.dtype) -> int:
 
 
 def _blocks(tensors: Sequence[Tensor]) -> Tensor:
-    """The table of blocks (E, [H,] 2l+1, C): address, what separates edges or heads, channels."""
+    """The table of blocks ([H,] E, 2l+1, C): address, what separates edges or atoms, channels."""
     return torch.tensor([[t.data_ptr(), t.shape[-1] * t.shape[-2], t.shape[-1]] for t in tensors], dtype=torch.int64)
 
 
@@ -448,7 +448,7 @@ def attended(
     edges: tuple[Tensor, Tensor | None],
     out: Sequence[Tensor],
 ) -> None:
-    """Writes the attended sums to out (N, H, 2l+1, K) each; `edges` are starts (N+1,) and order (E,)."""
+    """Writes the attended sums to out (H, N, 2l+1, K) each; `edges` are starts (N+1,) and order (E,)."""
     tensors = {_Y: y, _W: attention, _STARTS: edges[0], _ORDER: edges[1]}
     _run("attended", tables, x, out, (), len(edges[0]) - 1, attention.shape[1], 1, tensors)
 
@@ -462,7 +462,7 @@ def attended_gradient(
     g: Sequence[Tensor],
     out: tuple[Sequence[Tensor], Tensor, Tensor],
 ) -> None:
-    """Writes the gradients to x (which must hold zeros), y and attention for the gradients g (N, H, 2l+1, K) each."""
+    """Writes the gradients to x (which must hold zeros), y and attention for the gradients g (H, N, 2l+1, K) each."""
     gx, gy, ga = out
     tensors = {_Y: y, _W: attention, _GY: gy, _GW: ga, _STARTS: edges[0], _ORDER: edges[1]}
     _run("attended_gradient", tables, x, g, gx, len(edges[0]) - 1, attention.shape[1], 1, tensors)
