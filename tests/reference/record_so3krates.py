@@ -189,11 +189,12 @@ def weights(parameters: Any, case: Mapping[str, Any], species: Mapping[str, int]
             radial, spherical = (block["filter_fn"][key] for key in ("VmapMLP_0", "VmapMLP_1"))
             network(f"{name}.{target}.radial", radial, lambda a: a[0])
             network(f"{name}.{target}.spherical", spherical, lambda a: a[0])
-            heads = block["attention_fn"]["VmapConvAttentionCoefficients_0"]
-            out[f"{name}.{target}.query"] = heads["Dense_0"]["kernel"]
-            out[f"{name}.{target}.key"] = heads["Dense_1"]["kernel"]
-        aggregation = layer["FeatureBlock_0"]["attention_fn"]["VmapAttentionAggregation_0"]
-        out[f"{name}.values"] = aggregation["Dense_0"]["kernel"]
+            attention = block["attention_fn"]
+            heads = attention["VmapConvAttentionCoefficients_0"]
+            projections = [heads["Dense_0"]["kernel"], heads["Dense_1"]["kernel"]]
+            if target == "features":
+                projections.append(attention["VmapAttentionAggregation_0"]["Dense_0"]["kernel"])
+            out[f"{name}.{target}.projections"] = np.concatenate(projections, 2)
         update = layer["InteractionBlock_0"]["MLP_0"]["layers_0"]
         out[f"{name}.update.weight"], out[f"{name}.update.bias"] = update["kernel"].T, update["bias"]
         if case["layer_norm"]:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import EdgeOrder, edge_order
+from fireassay.nn.convolution import edge_order
 from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
 from fireassay.nn.dense import dense
-from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
+from fireassay.nn.edge_pairs import edge_pairs
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.pair_attention import AttentionEdges, attention_coefficients, attention_sum
 from fireassay.nn.radial import ExponentialBasis
@@ -125,16 +125,23 @@ class SO3krates(LocalPotential):
         order = edge_order(graph.centre, graph.neighbour, len(species))
         pairs = edge_pairs(graph.centre, graph.neighbour, graph.shift, order.by_neighbour)
         distances = torch.linalg.vector_norm(vectors if pairs is None else vectors[pairs.first], dim=1)
-        around = Surroundings.of(graph, order, pairs, len(species), self.irreps)
-        envelope = self._envelope(distances).index_select(0, around.edges.pair).unsqueeze(1)
-        harmonics = self.irreps.of(vectors)
-        around = around._replace(
-            radial=distances if self.tabulated else self.basis(distances), envelope=envelope, harmonics=harmonics
+        edges = AttentionEdges.of(graph.centre, graph.neighbour, order, pairs)
+        ends = (graph.centre, graph.neighbour)
+        if pairs is not None:
+            ends = tuple(atoms.index_select(0, pairs.first) for atoms in ends)
+        envelope = self._envelope(distances).index_select(0, edges.pair).unsqueeze(1)
+        around = Surroundings(
+            irreps=self.irreps,
+            edges=edges,
+            centres=Segments.of_centres(graph.centre, order),
+            first=(Segments.of(ends[0], len(species)), Segments.of(ends[1], len(species))),
+            radial=distances if self.tabulated else self.basis(distances),
+            envelope=envelope,
+            harmonics=self.irreps.of(vectors) * envelope,
         )
-        x = self.embedding.index_select(0, species)
-        chi = x.new_zeros(len(species), harmonics.shape[1])
+        x, chi = self.embedding.index_select(0, species), None
         if self.initial_chi == "neighbours":
-            chi = segment_sum(harmonics * envelope, around.centres) / self.average_neighbours
+            chi = segment_sum(around.harmonics, around.centres) / self.average_neighbours
         for layer in self.layers:
             x, chi = layer(x, chi, around)
         return relative_to_isolated(self.readout(x).squeeze(1), rows), x[: graph.n_atoms]
@@ -161,22 +168,22 @@ class Degrees(nn.Module):
     def __init__(self, degrees: Sequence[int]) -> None:
         super().__init__()
         self.l_max = max(degrees)
-        columns = torch.cat([torch.arange(l * l, (l + 1) ** 2) for l in degrees])  # noqa: E741
-        dims = torch.tensor([2 * l + 1 for l in degrees])  # noqa: E741
-        self.register_buffer("columns", columns, persistent=False)
-        self.register_buffer("degree", torch.repeat_interleave(torch.arange(len(degrees)), dims), persistent=False)
+        self.columns = [(degree**2, 2 * degree + 1) for degree in degrees]
+        dims = torch.tensor([2 * degree + 1 for degree in degrees])
+        place = torch.repeat_interleave(torch.arange(len(degrees)), dims)
+        members = nn.functional.one_hot(place, len(degrees)).to(torch.get_default_dtype())
         self.register_buffer("dims", dims, persistent=False)
-        members = nn.functional.one_hot(self.degree, len(degrees)).to(torch.get_default_dtype())
         self.register_buffer("members", members, persistent=False)
 
-    columns: Tensor  # (M,) int64, of the harmonics of all degrees
-    degree: Tensor  # (M,) int64, the place among the degrees of each component
     dims: Tensor  # (L,) int64, 2l + 1
     members: Tensor  # (M, L), one where a component belongs to a degree
 
     def of(self, vectors: Tensor) -> Tensor:
         """Harmonics (E, M) of vectors (E, 3), orthonormal on the sphere."""
-        return spherical_harmonics(self.l_max, vectors)[:, self.columns] / sqrt(4 * pi)
+        harmonics = spherical_harmonics(self.l_max, vectors) / sqrt(4 * pi)
+        if len(self.dims) == self.l_max:  # all degrees but zero
+            return harmonics[:, 1:]
+        return torch.cat([harmonics.narrow(1, first, dim) for first, dim in self.columns], 1)
 
     def invariants(self, chi: Tensor) -> Tensor:
         """(..., M) to (..., L): |χ_l|^2 / sqrt(2l + 1), the product with itself contracted to degree zero."""
@@ -184,7 +191,7 @@ class Degrees(nn.Module):
 
     def spread(self, values: Tensor) -> Tensor:
         """One value per degree (..., L) to each of its components (..., M)."""
-        return values.index_select(-1, self.degree)
+        return values @ self.members.T
 
 
 class Surroundings(NamedTuple):
@@ -196,24 +203,11 @@ class Surroundings(NamedTuple):
     first: tuple[Segments, Segments]  # centre and neighbour of the edge that stands for each pair
     radial: Tensor  # (P, n_basis), or the distances (P,) for tables
     envelope: Tensor  # (E, 1)
-    harmonics: Tensor  # (E, M)
-
-    @classmethod
-    def of(cls, graph: Graph, order: EdgeOrder, pairs: EdgePairs | None, n_atoms: int, irreps: Degrees) -> Surroundings:
-        """The part that depends on who neighbours whom."""
-        edges = AttentionEdges.of(graph.centre, graph.neighbour, order, pairs)
-        ends = (
-            (graph.centre, graph.neighbour)
-            if pairs is None
-            else (graph.centre[pairs.first], graph.neighbour[pairs.first])
-        )
-        first = (Segments.of(ends[0], n_atoms), Segments.of(ends[1], n_atoms))
-        nothing = graph.positions.new_zeros(0)
-        return cls(irreps, edges, Segments.of_centres(graph.centre, order), first, nothing, nothing, nothing)
+    harmonics: Tensor  # (E, M), under the envelope
 
 
 class Layer(nn.Module):
-    """Euclidean attention, then the update of each atom by itself (2024, Methods, "SO3krates architecture").
+    """Euclidean attention, then the update of each atom by itself (2024, Methods).
 
     x' = x + sum_j u(r) α_ij V x_j and χ'_l = χ_l + sum_j u(r) β_ij,l Y_l(r_ij), with coefficients α and β of
     `FilteredAttention`; then (Δx, b) = W (x', |χ'_1|^2, ...) + bias, x'' = x' + Δx and χ''_l = (1 + b_l) χ'_l.
@@ -231,10 +225,8 @@ class Layer(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.features = FilteredAttention(n_heads, channels, filters, generator)
-        self.geometry = FilteredAttention(n_degrees, channels, filters, generator)
-        width = channels // n_heads
-        self.values = nn.Parameter(_head_weights(n_heads, width, generator))
+        self.features = FilteredAttention(n_heads, channels, 1, filters, generator)
+        self.geometry = FilteredAttention(n_degrees, channels, 0, filters, generator)
         self.update = _flax_dense(channels + n_degrees, channels + n_degrees, generator)
         self.sizes = (channels, n_degrees)
         identity = nn.Identity()
@@ -243,46 +235,55 @@ class Layer(nn.Module):
         self.residual_1 = ResidualNetwork(channels, generator) if residual_attention else identity
         self.residual_2 = ResidualNetwork(channels, generator) if residual_update else identity
 
-    def forward(self, x: Tensor, chi: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
-        """(N, C) and (N, M) to the same."""
+    def forward(self, x: Tensor, chi: Tensor | None, around: Surroundings) -> tuple[Tensor, Tensor]:
+        """(N, C) and (N, M), None for zeros, to the same."""
         irreps, edges = around.irreps, around.edges
-        distance = irreps.invariants(gather(chi, around.first[1]) - gather(chi, around.first[0]))  # (P, L)
+        if chi is None:
+            distance = x.new_zeros(1, len(irreps.dims))
+        else:
+            distance = irreps.invariants(gather(chi, around.first[1]) - gather(chi, around.first[0]))  # (P, L)
         normed = self.norm_1(x)
-        alpha = self.features(normed, around.radial, distance, edges) * around.envelope  # (E, H)
-        heads = normed.unflatten(1, (alpha.shape[1], -1))
-        values = torch.einsum("nhc,hcd->nhd", heads, self.values)
-        beta = self.geometry(normed, around.radial, distance, edges) * around.envelope  # (E, L)
-        chi = chi + segment_sum(irreps.spread(beta) * around.harmonics, around.centres)
-        x = self.residual_1(x + attention_sum(alpha, values, edges).flatten(1))
+        beta, _ = self.geometry(normed, around.radial, distance, edges)
+        change = segment_sum(irreps.spread(beta) * around.harmonics, around.centres)
+        chi = change if chi is None else chi + change
+        alpha, values = self.features(normed, around.radial, distance, edges)
+        x = self.residual_1(x + attention_sum(alpha * around.envelope, values[0], edges).flatten(1))
         both = torch.cat([self.norm_2(x), irreps.invariants(chi)], 1)
-        change, scale = self.update(both).split(self.sizes, 1)
-        return self.residual_2(x + change), chi + irreps.spread(scale) * chi
+        step, scale = self.update(both).split(self.sizes, 1)
+        return self.residual_2(x + step), chi + irreps.spread(scale) * chi
 
 
 class FilteredAttention(nn.Module):
     """Coefficients q_i · (w_ij * k_j) / sqrt(F) of each head of F channels, without a softmax.
 
-    The filter w_ij is the sum of a network of the radial basis and one of the invariants of χ_j - χ_i.
+    The filter w_ij is the sum of a network of the radial basis and one of the invariants of χ_j - χ_i. `projections`
+    (H, F, (2 + n_values) F) make each head's query, key and values of its own channels.
     """
 
     def __init__(
-        self, n_heads: int, channels: int, filters: tuple[Sequence[int], Sequence[int]], generator: torch.Generator
+        self,
+        n_heads: int,
+        channels: int,
+        n_values: int,
+        filters: tuple[Sequence[int], Sequence[int]],
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         width = channels // n_heads
-        self.query = nn.Parameter(_head_weights(n_heads, width, generator))
-        self.key = nn.Parameter(_head_weights(n_heads, width, generator))
+        weights = 2 * torch.rand(n_heads, width, (2 + n_values) * width, generator=generator) - 1
+        self.projections = nn.Parameter(weights * sqrt(3 / width))  # of variance 1 / F
         self.radial: nn.Module = _network(filters[0], generator)
         self.spherical = _network(filters[1], generator)
 
-    def forward(self, x: Tensor, radial: Tensor, distance: Tensor, edges: AttentionEdges) -> Tensor:
-        """Features (N, C), radial (P, n_basis) and distances of χ (P, L) to coefficients (E, H)."""
-        n_heads, width, _ = self.query.shape
-        filters = self.radial(radial) + self.spherical(distance)  # (P, C)
-        heads = x.unflatten(1, (n_heads, width))
-        query = torch.einsum("nhc,hcd->nhd", heads, self.query / sqrt(width))
-        key = torch.einsum("nhc,hcd->nhd", heads, self.key)
-        return attention_coefficients(query, key, filters.unflatten(1, (n_heads, width)), edges)
+    def forward(
+        self, x: Tensor, radial: Tensor, distance: Tensor, edges: AttentionEdges
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Features (N, C), radial (P, n_basis), distances of χ (P, L) to coefficients (E, H) and values (N, H, F)."""
+        n_heads, width, _ = self.projections.shape
+        filters = (self.radial(radial) + self.spherical(distance)).unflatten(1, (n_heads, width))  # (P, H, F)
+        heads = x.unflatten(1, (n_heads, width)).transpose(0, 1)
+        query, key, *values = torch.bmm(heads, self.projections).transpose(0, 1).split(width, 2)  # (N, H, F) each
+        return attention_coefficients(query / sqrt(width), key, filters, edges), tuple(values)
 
 
 class ResidualNetwork(nn.Module):
@@ -310,8 +311,3 @@ def _network(widths: Sequence[int], generator: torch.Generator, last_bias: bool 
     for number, (n_in, n_out) in enumerate(sizes):
         layers += [_flax_dense(n_in, n_out, generator, last_bias or number + 1 < len(sizes)), nn.SiLU()]
     return nn.Sequential(*layers[:-1])
-
-
-def _head_weights(n_heads: int, width: int, generator: torch.Generator) -> Tensor:
-    """(H, F, F), one matrix per head, uniform of variance 1 / F."""
-    return (2 * torch.rand(n_heads, width, width, generator=generator) - 1) * sqrt(3 / width)
