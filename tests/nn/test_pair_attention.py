@@ -42,6 +42,24 @@ def test_it_is_its_definition(paired, heads, width, dtype, tolerance):
 
 
 @pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_sums_under_filters(paired, dtype):
+    where = edges(paired)
+    _, _, v, w = (t.detach() for t in tensors(paired, 2, 21))
+    alpha = v[CENTRE, :, 0]
+    expected = torch.zeros_like(v).index_add(0, CENTRE, alpha.unsqueeze(2) * v[NEIGHBOUR] * w[where.pair])
+    got = attention_sum(alpha.to(dtype), v.to(dtype), where, w.to(dtype)).to(torch.float64)
+    tolerance = 0.1 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_derivatives_under_filters():
+    where, (_, _, v, w) = edges(True), tensors(True, 2, 5)
+    alpha = v.detach()[CENTRE, :, 0].requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda a, v, w: attention_sum(a, v, where, w), (alpha, v, w))
+
+
+@pytest.mark.parametrize("paired", [True, False])
 def test_derivatives_of_every_order(paired):
     where = edges(paired)
 

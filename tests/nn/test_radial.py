@@ -7,7 +7,7 @@ from math import exp, pi, sqrt
 import pytest
 import torch
 
-from fireassay.nn.radial import BesselBasis, ExponentialBasis
+from fireassay.nn.radial import BesselBasis, CutBasis, ExponentialBasis, GaussianBasis, SineBasis
 
 CUTOFF = 4.5
 
@@ -62,3 +62,29 @@ def test_gaussians_of_exponentials(alpha):
     torch.testing.assert_close(values[1, 1].item(), exp(-((6 / 5 / 2) ** 2)), rtol=1e-6, atol=0)
     assert len(list(basis.parameters())) == 2
     assert not list(ExponentialBasis(CUTOFF, 6).parameters())
+
+
+def test_sines_without_an_envelope():
+    d = torch.linspace(0.1, CUTOFF, 40, dtype=torch.float64)
+    expected = torch.sin(torch.arange(1, 6) * pi * d[:, None] / CUTOFF) / d[:, None]
+    basis = SineBasis(CUTOFF, 5).double()
+    torch.testing.assert_close(basis(d), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        basis(d[:1] * 0)[0], torch.arange(1, 6) * pi / CUTOFF, rtol=1e-6, atol=0, check_dtype=False
+    )
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_gaussians_of_the_distance(trainable):
+    basis = GaussianBasis(CUTOFF, 4, trainable).double()
+    spacing = CUTOFF / 3
+    d = torch.tensor([0.0, spacing, 2.5 * spacing], dtype=torch.float64)
+    steps = torch.tensor([[0, 1, 2, 3], [1, 0, 1, 2], [2.5, 1.5, 0.5, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(basis(d), torch.exp(-0.5 * steps**2), rtol=1e-6, atol=1e-9)
+    assert len(list(basis.parameters())) == 2 * trainable
+
+
+def test_a_cut_basis_carries_its_cutoff():
+    d = torch.tensor([0.0, CUTOFF / 2, CUTOFF, CUTOFF + 1], dtype=torch.float64)
+    basis, cut = GaussianBasis(CUTOFF, 4).double(), torch.tensor([[1.0], [0.5], [0.0], [0.0]], dtype=torch.float64)
+    torch.testing.assert_close(CutBasis(basis, CUTOFF)(d), torch.cat([basis(d) * cut, cut], 1))

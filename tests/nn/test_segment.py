@@ -15,8 +15,8 @@ def values(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 16), (2, 3, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 16), (2, 3, 7), (203,)])
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_the_definition(shape, dtype, shuffled):
     index = INDEX[torch.randperm(len(INDEX), generator=torch.Generator().manual_seed(0))] if shuffled else INDEX
@@ -51,3 +51,16 @@ def test_nothing_to_sum():
     segments = Segments.of(INDEX[:0], 3)
     assert torch.equal(segment_sum(values(0, 4), segments), torch.zeros(3, 4, dtype=torch.float64))
     assert gather(values(3, 4), segments).shape == (0, 4)
+
+
+def test_every_number_of_threads_gives_the_same_bits():
+    index = torch.arange(3000) // 7
+    segments, x = Segments.of(index, 430), values(3000, 70, dtype=torch.float32)
+    threads, sums = torch.get_num_threads(), []
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        sums.append(segment_sum(x, segments))
+    torch.set_num_threads(threads)
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
+    torch.testing.assert_close(sums[0], x.new_zeros(430, 70).index_add(0, index, x))
