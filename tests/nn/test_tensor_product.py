@@ -8,7 +8,7 @@ import torch
 from fireassay.errors import InputError
 from fireassay.nn.segment import Segments
 from fireassay.nn.so3 import Irreps, clebsch_gordan, rotation_matrix
-from fireassay.nn.tensor_product import ChannelwiseProduct, tensor_product
+from fireassay.nn.tensor_product import ChannelwiseProduct, mixed_product, tensor_product
 
 HARMONICS = Irreps.harmonics(2)
 
@@ -88,6 +88,39 @@ def test_it_is_equivariant():
     after = tensor_product(turned, torch.cat(blocks, 1), centres, product)
     for (irrep, _), a, b in zip(product.targets, after, before, strict=True):
         torch.testing.assert_close(a, torch.einsum("ab,ebc->eac", rotation_matrix(irrep, q), b))
+
+
+def mixing(product, channels, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randn(n * channels, channels, generator=generator, dtype=dtype) for _, n in product.targets]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 32, 48])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mixed_products_and_their_gradients_agree_with_the_definition(channels, dtype):
+    for split in (True, False):
+        features, environment, centres, product = case("0e+1o+1e+2o", "1o+1e+2e", channels, dtype, split)
+        weights, results = mixing(product, channels, dtype), []
+        for implementation in ("fused", "reference"):
+            factors = [tensor.clone().requires_grad_() for tensor in (*features, environment, *weights)]
+            n = len(features)
+            out = mixed_product(factors[:n], factors[n], centres, product, factors[n + 1 :], implementation)
+            value = sum((array**2).sum() for array in out)
+            results.append([*out, *torch.autograd.grad(value, factors)])
+        for a, b in zip(*results, strict=True):
+            scale = b.abs().max().item()
+            torch.testing.assert_close(a, b, rtol=0, atol=scale * (1e-5 if dtype == torch.float32 else 1e-13))
+
+
+def test_second_derivatives_of_mixed_products():
+    features, environment, centres, product = case("0e+1o", "1o+2e", channels=2)
+
+    def function(*factors):
+        return tuple(mixed_product(factors[:2], factors[2], centres, product, factors[3:], implementation="fused"))
+
+    factors = [tensor.requires_grad_() for tensor in (*features, environment, *mixing(product, 2))]
+    assert torch.autograd.gradcheck(function, factors)
+    assert torch.autograd.gradgradcheck(function, factors)
 
 
 def test_shapes_that_do_not_fit_are_refused():

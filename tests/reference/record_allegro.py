@@ -160,7 +160,7 @@ def mixing(layer: int, packed: torch.Tensor, channels: int) -> list[torch.Tensor
         view = packed[start : start + size].reshape(channels, channels, len(places))  # v, u, n
         blocks |= {place: view[:, :, n].T for n, place in enumerate(places)}
         start += size
-    made = sorted(set(out), key=lambda irrep: (irrep.l, irrep.p))
+    made = sorted(set(out), key=lambda irrep: (irrep.l > 0 or irrep.p < 0, irrep.l, irrep.p))
     return [torch.cat([blocks[k] for k in order(layer) if out[k] == irrep]) for irrep in made]
 
 
@@ -181,10 +181,11 @@ def weights(model: torch.nn.Module, case: dict[str, Any]) -> dict[str, torch.Ten
     for layer, network in enumerate(later):
         name = f"layers.{layer}"
         embed = dense(core.env_embed_mlps[layer])[0]  # columns: environment after edge, each by channel and irrep
-        columns = embed.reshape(len(embed), -1, channels, n_irreps).transpose(2, 3)
+        *initial, columns = embed.reshape(len(embed), -1, channels, n_irreps).transpose(2, 3).unbind(1)
+        out |= {f"{name}.initial.weights.0": weight.flatten(1) for weight in initial}
         out[f"{name}.embed.weights.0"] = columns.flatten(1)
         if layer < case["n_layers"] - 1:
-            mixed = mixing(layer, core.linears[layer].w, channels)
+            mixed = mixing(layer, core.linears[layer].w, channels)  # even scalars come first
             out |= {f"{name}.mix.{k}.weights.0": weight for k, weight in enumerate(mixed)}
         first, *rest = dense(network)
         width = len(embed)

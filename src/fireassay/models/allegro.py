@@ -7,6 +7,7 @@ nequip-allegro 0.3.0, under copied weights. Isolated-atom energies, scale and sh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import pi, sqrt
 from typing import Literal, NamedTuple, cast
 
@@ -22,7 +23,7 @@ from fireassay.nn.mlp import SILU_NORM, ScalarMLP
 from fireassay.nn.radial import BesselBasis
 from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
-from fireassay.nn.tensor_product import ChannelwiseProduct, tensor_product
+from fireassay.nn.tensor_product import ChannelwiseProduct, mixed_product, tensor_product
 from fireassay.nn.weighted_harmonics import weighted_harmonics
 from fireassay.potential import LocalPotential
 
@@ -112,12 +113,10 @@ class Allegro(LocalPotential):
         self.layers = nn.ModuleList()
         harmonics = Irreps.harmonics(l_max)
         irreps = _layer_irreps(n_layers, l_max, parity)
-        for layer, (before, after) in enumerate(zip(irreps, irreps[1:], strict=False)):
-            neighbours = average_neighbours if own_edge else average_neighbours - 1
-            product = ChannelwiseProduct(before, harmonics, after)
-            self.layers.append(
-                Layer(product, layer, n_layers, channels, latent_widths, neighbours, own_edge, ratios[layer], generator)
-            )
+        neighbours = average_neighbours if own_edge else average_neighbours - 1
+        for layer, (before, after) in enumerate(pairwise(irreps)):
+            sizes = layer, n_layers, channels, latent_widths, neighbours, own_edge, ratios[layer]
+            self.layers.append(Layer(before, after, harmonics, *sizes, generator))
         self.readout = ScalarMLP((latent_widths[-1], *readout_hidden, 1), generator, SILU_NORM, readout_activation)
 
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
@@ -215,13 +214,15 @@ class Layer(nn.Module):
     """One tensor product and the latents after it.
 
     w = linear(x), V' = V ⊗ sum of w Y over the edges of the centre, V <- linear(V') (eqs. 6-9, 11), and
-    x <- (x + α u MLP(x | scalars of V')) / sqrt(1 + α^2) (eqs. 10, 12). The first layer makes V = w Y of its own (eq. 5)
-    and the last no new V.
+    x <- (x + α u MLP(x | scalars of V')) / sqrt(1 + α^2) (eqs. 10, 12). The first layer makes V = w Y of its own
+    (eq. 5) and the last no new V.
     """
 
     def __init__(
         self,
-        product: ChannelwiseProduct,
+        before: Irreps,
+        after: Irreps,
+        harmonics: Irreps,
         layer: int,
         n_layers: int,
         channels: int,
@@ -232,34 +233,44 @@ class Layer(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.product, self.own_edge, self.first = product, own_edge, layer == 0
-        self.channels, self.gain = channels, 1 / sqrt(neighbours)
+        self.harmonics, self.own_edge, self.channels, self.gain = harmonics, own_edge, channels, 1 / sqrt(neighbours)
         self.keep, self.gather = 1 / sqrt(1 + ratio**2), ratio / sqrt(1 + ratio**2)
-        n_weights = len(product.irreps_environment) * (2 if self.first else 1)
-        made = product.targets
-        self.scalars = [irrep for irrep, _ in made].index(Irrep(0, 1))
-        self.embed = ScalarMLP((widths[-1], n_weights * channels), generator)
-        mixed = made if layer < n_layers - 1 else []
-        self.mix = nn.ModuleList(ScalarMLP((paths * channels, channels), generator) for _, paths in mixed)
-        self.latent = ScalarMLP((widths[-1] + made[self.scalars][1] * channels, *widths), generator, SILU_NORM)
+        n_weights = len(harmonics) * channels
+        self.initial = ScalarMLP((widths[-1], n_weights), generator) if layer == 0 else None
+        self.embed = ScalarMLP((widths[-1], n_weights), generator)
+        even = Irrep(0, 1)
+        self.scalars = ChannelwiseProduct(before, harmonics, Irreps([even]))
+        n_scalars = self.scalars.targets[0][1] * channels
+        self.place = after.index(even)
+        self.others = ChannelwiseProduct(before, harmonics, Irreps(irrep for irrep in after if irrep != even))
+        self.mix = nn.ModuleList()
+        if layer < n_layers - 1:
+            self.mix.append(ScalarMLP((n_scalars, channels), generator))
+            self.mix.extend(ScalarMLP((paths * channels, channels), generator) for _, paths in self.others.targets)
+        self.latent = ScalarMLP((widths[-1] + n_scalars, *widths), generator, SILU_NORM)
 
     def forward(self, latents: Tensor, features: list[Tensor], around: Surroundings) -> tuple[Tensor, list[Tensor]]:
         """Latents (E, D) and features, one (E, 2l+1, C) per irrep, to those after the layer."""
-        harmonics, irreps = around.harmonics, self.product.irreps_environment
-        weights = self.embed(latents).unflatten(1, (-1, self.channels))  # (E, L or 2L, C)
-        if self.first:
-            own, weights = weights.split(len(irreps), 1)
-            features = [weighted_harmonics(harmonics, own, irreps)]
-        centres = around.centres
-        environment = weighted_harmonics(harmonics, weights, irreps, centres) * self.gain
+        harmonics, irreps, centres = around.harmonics, self.harmonics, around.centres
+        if self.initial is not None:
+            features = [weighted_harmonics(harmonics, self._by_channel(self.initial(latents)), irreps)]
+        weights = self._by_channel(self.embed(latents)) * self.gain
+        environment = weighted_harmonics(harmonics, weights, irreps, centres)  # (N, M, C)
         if not self.own_edge:
-            others = gather(environment, centres)
-            environment = others - weighted_harmonics(harmonics, weights * self.gain, irreps)
+            environment = gather(environment, centres) - weighted_harmonics(harmonics, weights, irreps)
             every = torch.arange(len(latents) + 1, device=latents.device)
             centres = Segments(every[:-1], None, every)
-        products = tensor_product(features, environment, centres, self.product)
-        new = self.latent(latents, products[self.scalars].squeeze(1))
-        if around.envelope is not None:
-            new = new * around.envelope
-        mixed = [cast(ScalarMLP, mix)(product) for mix, product in zip(self.mix, products, strict=False)]
-        return self.keep * latents + self.gather * new, mixed
+        (scalars,) = tensor_product(features, environment, centres, self.scalars)  # (E, 1, P C)
+        new = self.latent(latents, scalars.squeeze(1))
+        new = self.gather * new if around.envelope is None else new * (self.gather * around.envelope)
+        latents = self.keep * latents + new
+        if not self.mix:
+            return latents, []
+        first, *rest = cast(list[ScalarMLP], list(self.mix))
+        matrices = [mix.matrices()[0] for mix in rest]
+        mixed = mixed_product(features, environment, centres, self.others, matrices) if rest else []
+        mixed.insert(self.place, first(scalars))
+        return latents, mixed
+
+    def _by_channel(self, weights: Tensor) -> Tensor:
+        return weights.unflatten(1, (-1, self.channels))  # (E, L, C)

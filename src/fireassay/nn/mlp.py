@@ -44,6 +44,11 @@ class ScalarMLP(nn.Module):
                 weight.normal_(generator=generator)
             self.weights.append(nn.Parameter(weight))
 
+    def matrices(self) -> list[Tensor]:
+        """The weights as they multiply."""
+        gains = [self.gain if layer else 1.0 for layer in range(len(self.weights))]
+        return [weight * (gain / sqrt(weight.shape[0])) for weight, gain in zip(self.weights, gains, strict=True)]
+
     def forward(self, x: Tensor, *beside: Tensor) -> Tensor:
         """(..., widths[0]) to (..., widths[-1]); the columns of the input may be shared out among several tensors."""
         scaled = [

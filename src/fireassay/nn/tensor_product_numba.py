@@ -221,7 +221,7 @@ def _kernel(dtype: torch.dtype, lanes: int) -> int:
     return compiled(tensor_product_kernel).address
 
 
-def _lanes(channels: int, dtype: torch.dtype) -> int:
+def vector_lanes(channels: int, dtype: torch.dtype) -> int:
     """Vectors of at most two registers, of a power of two that divides the channels."""
     lanes = 2 * register_bytes() // dtype.itemsize
     while channels % lanes:
@@ -232,7 +232,7 @@ def _lanes(channels: int, dtype: torch.dtype) -> int:
 def _run(terms: Terms, starts: Tensor, y: Tensor, operands: dict[int, np.ndarray], tensors: dict[int, Tensor]) -> None:
     n_rows, n_pairs, m_env = terms.shape
     n_atoms, channels, threads = len(starts) - 1, y.shape[2], torch.get_num_threads()
-    lanes = _lanes(channels, y.dtype)
+    lanes = vector_lanes(channels, y.dtype)
     scratch = torch.empty(threads * 2 * n_pairs * lanes, dtype=y.dtype)
     words = [0] * _N_WORDS
     words[_CHUNK:_ROWS] = [
