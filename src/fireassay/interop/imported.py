@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from fireassay.data.graph import from_structures
 from fireassay.errors import InputError
 from fireassay.interop.worker import Export
 from fireassay.nn.so3 import clebsch_gordan, spherical_harmonics
-from fireassay.potential import Potential
+from fireassay.potential import LocalPotential, Potential
 
 TOLERANCE = 1e-5
 
@@ -26,6 +27,40 @@ class Agreement(NamedTuple):
     n_structures: int
     energy: float
     forces: float
+
+    def __str__(self) -> str:
+        return (
+            f"agrees on {self.n_structures} structures within {self.energy:.1e} in energies and {self.forces:.1e} in "
+            "forces, relative"
+        )
+
+
+class Imported(NamedTuple):
+    """A potential that was imported, how it agrees with its original, and the versions of the packages over there."""
+
+    potential: LocalPotential
+    agreement: Agreement
+    versions: Mapping[str, str]
+
+
+ENDINGS = {".model": "mace", ".pt": "mace", ".ckpt": "nequip", ".nequip.zip": "nequip", ".pth": "nequip"}
+
+
+def kind_of(file: Path) -> str:
+    """ "mace" or "nequip", by the file's ending. Raises InputError for another ending."""
+    for ending, kind in ENDINGS.items():
+        if file.name.endswith(ending):
+            return kind
+    raise InputError(f"{file} has none of the endings {', '.join(ENDINGS)}; say what it is with --kind mace or nequip")
+
+
+def finished(potential: LocalPotential, export: Export) -> Imported:
+    """The potential, which is in float64, compared with its original and in the original's precision.
+
+    Raises InputError when they differ.
+    """
+    agreement = compared(potential, export)
+    return Imported(potential.to(dtype_of(export.need("dtype"))), agreement, export.need("versions"))
 
 
 def compared(potential: Potential, export: Export) -> Agreement:

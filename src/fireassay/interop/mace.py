@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.interop.imported import Agreement, assign, compared, coupling_signs, dtype_of, same, whole
+from fireassay.interop.imported import Imported, assign, coupling_signs, finished, same, whole
 from fireassay.interop.mace_weights import copy_mace_torch
 from fireassay.interop.worker import Export, run_export
 from fireassay.models.mace import MACE
@@ -32,18 +32,14 @@ INTERACTIONS: Final[dict[str, tuple[bool, bool]]] = {
 TRANSFORMS: Final = {None: None, "AgnesiTransform": "agnesi", "SoftTransform": "soft"}
 
 
-def import_mace(
-    file: Path, python: Path | str, frames: Sequence[Structure] = (), timeout: float = 900.0
-) -> tuple[Baseline, Agreement]:
+def import_mace(file: Path, python: Path | str, frames: Sequence[Structure] = (), timeout: float = 900.0) -> Imported:
     """A mace-torch .model file, or a checkpoint beside it, by way of an interpreter that has mace-torch >= 0.3.
 
     Predictions are compared on structures of the model's elements and on `frames`. Raises InputError when the model
     cannot be read there, has a feature that is not supported, or does not agree.
     """
     export = run_export("export_mace.py", python, file, frames, timeout)
-    potential = mace_potential(export)
-    agreement = compared(potential, export)
-    return potential.to(dtype_of(export.need("dtype"))), agreement
+    return finished(mace_potential(export), export)
 
 
 def mace_potential(export: Export) -> Baseline:

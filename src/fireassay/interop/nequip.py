@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.interop.imported import Agreement, assign, compared, coupling_signs, dtype_of, elements, same, whole
+from fireassay.interop.imported import Imported, assign, coupling_signs, elements, finished, same, whole
 from fireassay.interop.worker import Export, run_export
 from fireassay.kernels.zbl import ZBL
 from fireassay.models.nequip import InteractionBlock, NequIP
@@ -30,9 +30,7 @@ from fireassay.potential import Baseline, LocalPotential, LocalSum
 EVEN: Final = Irrep(0, 1)
 
 
-def import_nequip(
-    file: Path, python: Path | str, frames: Sequence[Structure] = (), timeout: float = 900.0
-) -> tuple[LocalPotential, Agreement]:
+def import_nequip(file: Path, python: Path | str, frames: Sequence[Structure] = (), timeout: float = 900.0) -> Imported:
     """A nequip checkpoint or package, by way of an interpreter that has the nequip (>= 0.6) it was made with.
 
     Of 0.7 and later a .ckpt or .nequip.zip; of 0.6 a .pth of a training beside its config.yaml, or a deployed one.
@@ -40,9 +38,7 @@ def import_nequip(
     cannot be read there, has a feature that is not supported, or does not agree.
     """
     export = run_export("export_nequip.py", python, file, frames, timeout)
-    potential = nequip_potential(export)
-    agreement = compared(potential, export)
-    return potential.to(dtype_of(export.need("dtype"))), agreement
+    return finished(nequip_potential(export), export)
 
 
 def nequip_potential(export: Export) -> LocalPotential:

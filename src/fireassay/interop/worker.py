@@ -6,6 +6,7 @@ without pickle, and JSON. The scripts in `workers` need nothing of ours.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -165,7 +166,11 @@ class WorkerPredictor(Predictor):
             raise InputError(
                 f"cannot start {python}: {error.strerror}; give the path of a Python interpreter"
             ) from error
-        self._receive()  # it says that it is ready, or why not
+        try:
+            self._receive()  # it says that it is ready, or why not
+        except BaseException:
+            self.close()
+            raise
 
     def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
         """Energy (S,) float64; forces (N, 3) and stress (S, 3, 3) in the dtype of the positions."""
@@ -190,11 +195,11 @@ class WorkerPredictor(Predictor):
 
     def close(self) -> None:
         """Ends the process."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
         self._process.terminate()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
         self._process.wait()
         self._log.cleanup()
 
