@@ -122,8 +122,8 @@ class TorchMDET(LocalPotential):
             pairs=pairs,
             directions=torch.cat([ones, vectors / distances], 1),
             cut=cosine_cutoff(distances, self.cutoff),
-            radial=self.basis(across),
-            origin=self.basis(across.new_zeros(1)),
+            radial=self._radial(across),
+            origin=self._radial(across.new_zeros(1)),
         )
         seen = self.neighbour_embedding.index_select(0, rows).unsqueeze(1)
         weights = self.neighbour_filter(around.radial).unsqueeze(1)
@@ -136,17 +136,27 @@ class TorchMDET(LocalPotential):
         gated, v = self.gate(x, v)
         return self.readout(silu(gated), v)[0].squeeze(1), x
 
+    def _radial(self, distances: Tensor) -> Radial:
+        return Radial(*self.basis(distances).split((self.arguments["n_basis"], 1), 1))
+
     def frozen(self) -> TorchMDET:
         """A twin for inference, with what depends on the weights alone evaluated once."""
         twin = copy.deepcopy(self).eval().requires_grad_(False)
         if self.isolated is None:
-            origin = twin.basis(self.embedding.new_zeros(1).detach())
+            origin = twin._radial(self.embedding.new_zeros(1).detach())
             for layer in cast(list[Attention], list(twin.layers)):
                 layer.itself = layer.own_filters(origin)
             rows = torch.arange(len(self.index), device=self.embedding.device)
             none = rows[:0], rows[:0], rows.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
             twin.isolated = twin._energies(rows, *none)[0]
         return twin
+
+
+class Radial(NamedTuple):
+    """Functions of the distances of the pairs of edges, or of every edge."""
+
+    functions: Tensor  # (E/2, B)
+    cut: Tensor  # (E/2, 1), the cutoff function
 
 
 class Surroundings(NamedTuple):
@@ -156,8 +166,8 @@ class Surroundings(NamedTuple):
     pairs: EdgePairs | None
     directions: Tensor  # (E, 4): 1 and r_ij / |r_ij|
     cut: Tensor  # (E, 1), the cutoff function
-    radial: Tensor  # (E/2, B+1), or of every edge (E, B+1)
-    origin: Tensor  # (1, B+1), the same at the distance of zero, for the attention of an atom to itself
+    radial: Radial
+    origin: Radial  # at the distance of zero, for the attention of an atom to itself
 
 
 class Filter(nn.Module):
@@ -170,11 +180,11 @@ class Filter(nn.Module):
         self.linear = dense(n_basis, n_out, generator)
         self.activated, self.cut = activated, cut
 
-    def forward(self, radial: Tensor) -> Tensor:
-        """(E, B+1) to (E, n_out)."""
-        out = self.linear(radial[:, :-1])
+    def forward(self, radial: Radial) -> Tensor:
+        """The filters (E/2, n_out)."""
+        out = self.linear(radial.functions)
         out = silu(out) if self.activated else out
-        return out * radial[:, -1:] if self.cut else out
+        return out * radial.cut if self.cut else out
 
 
 class Attention(nn.Module):
@@ -205,7 +215,7 @@ class Attention(nn.Module):
 
     itself: Tensor | None
 
-    def own_filters(self, origin: Tensor) -> Tensor:
+    def own_filters(self, origin: Radial) -> Tensor:
         """The filters d_k and d_x of an atom to itself, and d_1 unless this is the first layer: (1, 3C) or (1, 2C)."""
         filters = [self.key_filter(origin), self.value_filter(origin), self.vector_filter(origin)]
         return torch.cat([*filters[:2], filters[2][:, filters[0].shape[1] :]], 1)
@@ -219,8 +229,8 @@ class Attention(nn.Module):
             return x + y, self._first_vectors(normed, around)
         w3, w2, w1 = y.chunk(3, 1)
         u1, u2, u3 = self.mix(v).chunk(3, 2)
-        v_next = v + w1.unsqueeze(1) * u3 + self._vectors(normed, v, own[2], around)
-        return x + w3 + w2 * (u1 * u2).sum(1), v_next
+        w = self._vectors(normed, v, own[2], around)
+        return torch.addcmul(x + w3, w2, (u1 * u2).sum(1)), torch.addcmul(v + w, w1.unsqueeze(1), u3)
 
     def _scalars(self, x: Tensor, own: Sequence[Tensor], around: Surroundings) -> Tensor:
         """y (N, C)."""
@@ -229,8 +239,8 @@ class Attention(nn.Module):
         d_k, d_x = (layer(around.radial).unflatten(1, heads) for layer in (self.key_filter, self.value_filter))
         alpha = silu(attention_coefficients(q, k, d_k, around.edges)) * around.cut  # (E, H)
         own_k, own_x = (part.unflatten(1, heads) for part in own[:2])
-        itself = silu((q * k * own_k).sum(2, keepdim=True)) * s * own_x
-        return (attention_sum(alpha, s, around.edges, d_x) + itself).flatten(1)
+        itself = silu((q * k * own_k).sum(2, keepdim=True)) * own_x
+        return torch.addcmul(attention_sum(alpha, s, around.edges, d_x), itself, s).flatten(1)
 
     def _first_vectors(self, x: Tensor, around: Surroundings) -> Tensor:
         """w (N, 3, C) where v is zero."""
@@ -243,7 +253,7 @@ class Attention(nn.Module):
         sources = torch.cat([along_r, v * along_v], 1)  # (N, 4, C)
         filters = self.vector_filter(around.radial).unflatten(1, (2, -1))  # (E/2, 2, C)
         new, passed = self._convolution(sources, filters, around).split(3, 1)
-        return new + passed + sources[:, 1:] * own
+        return torch.addcmul(new + passed, sources[:, 1:], own)
 
     def _convolution(self, sources: Tensor, filters: Tensor, around: Surroundings) -> Tensor:
         centre, neighbour, order = around.edges[:3]
