@@ -257,12 +257,13 @@ def models(
     ] = None,
     time: Annotated[bool, typer.Option("--time", help="Also time each on a frame of 3BPA, here and now.")] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """List the architectures: paper, size, how far an atom sees, laws that a published form breaks, speed."""
     with _reported():
         from fireassay.families import families, to_json, to_text
 
-        found = families(names or (), timed=time)
+        found = families(names or (), time, _progress(quiet))
         typer.echo(to_json(found) if json else to_text(found, details=bool(names)))
 
 
