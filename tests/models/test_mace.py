@@ -95,12 +95,22 @@ def test_weights_of_another_architecture_are_refused():
 def test_sizes_out_of_range_are_refused():
     with pytest.raises(InputError, match="must be positive"):
         MACE((1, 6, 8), channels=0)
+    with pytest.raises(InputError, match="known are agnesi"):
+        MACE((1, 6, 8), distance_transform="hard")
 
 
-@pytest.mark.parametrize("residual_first", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"residual_first": True},
+        {"density_normalised": True, "pair_repulsion": True},
+        {"density_normalised": True, "distance_transform": "agnesi"},
+    ],
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 3e-5)])
-def test_the_frozen_twin_predicts_the_same(residual_first, dtype, tolerance):
-    model = MACE((1, 6, 8), cutoff=4.0, **SMALL, residual_first=residual_first).to(dtype)
+def test_the_frozen_twin_predicts_the_same(options, dtype, tolerance):
+    model = MACE((1, 6, 8), cutoff=4.0, **SMALL, **options).to(dtype)
     data = arrays("mace_tensor")
     structures = [
         Structure(data[f"{k}/numbers"], data[f"{k}/positions"], data[f"{k}/cell"], np.full(3, k == 1)) for k in (0, 1)

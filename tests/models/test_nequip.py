@@ -22,7 +22,17 @@ def molecule(n: int = 8, seed: int = 3) -> Graph:
 
 
 @pytest.mark.contract
-@pytest.mark.parametrize("options", [{}, {"parity": False, "l_max": 1}, {"l_max": 0}, {"n_layers": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"parity": False, "l_max": 1},
+        {"l_max": 0},
+        {"n_layers": 1},
+        {"first_self_connection": True, "average_neighbours": [9.0, 12.0, 7.0]},
+        {"pair_cutoffs": [[2.5, 3.0, 3.1], [3.2, 4.0, 3.7], [3.1, 3.7, 3.5]]},
+    ],
+)
 def test_contract(options):
     assert_potential_contract(lambda: NequIP((1, 6, 8), **{**SMALL, **options}))
 
@@ -56,6 +66,45 @@ def test_descriptors_are_what_the_readout_sees():
     prediction = model.predict(molecule(), forces=False)
     assert prediction.descriptors.shape == (8, 4)
     torch.testing.assert_close(model.readout(prediction.descriptors).squeeze(1), prediction.atom_energies)
+
+
+SYMMETRIC = [[2.5, 3.0, 3.1], [3.0, 4.0, 3.7], [3.1, 3.7, 3.5]]
+
+
+@pytest.mark.parametrize("pair_cutoffs", [None, SYMMETRIC, [[2.5, 3.0, 3.1], [3.2, 4.0, 3.7], [3.1, 3.7, 3.5]]])
+def test_the_frozen_twin_predicts_the_same(pair_cutoffs):
+    options = {"pair_cutoffs": pair_cutoffs, "first_self_connection": True, "average_neighbours": (9.0, 12.0, 7.0)}
+    model = NequIP((1, 6, 8), **SMALL, **options).to(torch.float64)
+    expected, got = model.predict(molecule()), model.frozen().frozen().predict(molecule())
+    torch.testing.assert_close(got.energy, expected.energy, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got.forces, expected.forces, rtol=0, atol=1e-5 * float(expected.forces.abs().max()))
+
+
+def test_a_pair_beyond_its_own_cutoff_is_no_edge():
+    model = NequIP((1, 6, 8), **SMALL, pair_cutoffs=SYMMETRIC).to(torch.float64)
+    wide = molecule()
+    lengths = (wide.positions[wide.neighbour] - wide.positions[wide.centre]).norm(dim=1)
+    reach = torch.tensor(SYMMETRIC)[tuple(model.index(wide.atomic_numbers)[i] for i in (wide.centre, wide.neighbour))]
+    near = lengths < reach
+    narrow = wide._replace(centre=wide.centre[near], neighbour=wide.neighbour[near], shift=wide.shift[near])
+    assert 0 < narrow.n_edges < wide.n_edges
+    torch.testing.assert_close(model.predict(wide).forces, model.predict(narrow).forces, rtol=0, atol=1e-15)
+    uniform = NequIP((1, 6, 8), **SMALL).to(torch.float64)
+    assert not torch.allclose(uniform.predict(wide).forces, model.predict(wide).forces, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"average_neighbours": [1.0, 2.0, 3.0]},
+        {"pair_cutoffs": [[1.0]]},
+        {"pair_cutoffs": [[1.0, 2.0], [2.0, 5.0]]},
+        {"pair_cutoffs": [[1.0, 0.0], [2.0, 2.0]]},
+    ],
+)
+def test_bad_tables_of_species(wrong):
+    with pytest.raises(InputError, match=r"species|pair_cutoffs"):
+        NequIP((1, 6), **wrong)
 
 
 @pytest.mark.parametrize(
