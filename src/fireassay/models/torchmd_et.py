@@ -230,7 +230,7 @@ class Attention(nn.Module):
         w3, w2, w1 = y.chunk(3, 1)
         u1, u2, u3 = self.mix(v).chunk(3, 2)
         w = self._vectors(normed, v, own[2], around)
-        return torch.addcmul(x + w3, w2, (u1 * u2).sum(1)), torch.addcmul(v + w, w1.unsqueeze(1), u3)
+        return x + w3 + w2 * (u1 * u2).sum(1), v + w + w1.unsqueeze(1) * u3
 
     def _scalars(self, x: Tensor, own: Sequence[Tensor], around: Surroundings) -> Tensor:
         """y (N, C)."""
@@ -239,8 +239,8 @@ class Attention(nn.Module):
         d_k, d_x = (layer(around.radial).unflatten(1, heads) for layer in (self.key_filter, self.value_filter))
         alpha = silu(attention_coefficients(q, k, d_k, around.edges)) * around.cut  # (E, H)
         own_k, own_x = (part.unflatten(1, heads) for part in own[:2])
-        itself = silu((q * k * own_k).sum(2, keepdim=True)) * own_x
-        return torch.addcmul(attention_sum(alpha, s, around.edges, d_x), itself, s).flatten(1)
+        itself = silu((q * k * own_k).sum(2, keepdim=True)) * s * own_x
+        return (attention_sum(alpha, s, around.edges, d_x) + itself).flatten(1)
 
     def _first_vectors(self, x: Tensor, around: Surroundings) -> Tensor:
         """w (N, 3, C) where v is zero."""
@@ -253,7 +253,7 @@ class Attention(nn.Module):
         sources = torch.cat([along_r, v * along_v], 1)  # (N, 4, C)
         filters = self.vector_filter(around.radial).unflatten(1, (2, -1))  # (E/2, 2, C)
         new, passed = self._convolution(sources, filters, around).split(3, 1)
-        return torch.addcmul(new + passed, sources[:, 1:], own)
+        return new + passed + sources[:, 1:] * own
 
     def _convolution(self, sources: Tensor, filters: Tensor, around: Surroundings) -> Tensor:
         centre, neighbour, order = around.edges[:3]
