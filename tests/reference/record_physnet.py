@@ -87,7 +87,7 @@ CASES: dict[str, dict[str, Any]] = {
 class Public:
     """The public network in a session of its own, in one precision, on placeholders for any batch."""
 
-    def __init__(self, case: dict[str, Any], dtype: str) -> None:
+    def __init__(self, case: dict[str, Any], dtype: str, threads: int = 1) -> None:
         import neural_network.NeuralNetwork as code
 
         self.case, self.dtype = case, getattr(tf, dtype)
@@ -115,8 +115,8 @@ class Public:
             )
             self._build()
             self.variables = {name.removesuffix(":0"): value for name, value in self.network.variables.items()}
-            threads = {"intra_op_parallelism_threads": 2, "inter_op_parallelism_threads": 1}
-            self.session = tf.Session(config=tf.ConfigProto(**threads))
+            config = tf.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1)
+            self.session = tf.Session(config=config)
             self.session.run(tf.global_variables_initializer())
         code.RBFLayer = layer
 

@@ -152,7 +152,7 @@ class PhysNet(LocalPotential):
         return charges
 
     def frozen(self) -> PhysNet:
-        """A twin for inference with tables for the radial masks; it keeps the energies of isolated atoms."""
+        """A twin for inference that keeps the energies of isolated atoms."""
         twin = copy.deepcopy(self).eval().requires_grad_(False)
         if twin.isolated is None:
             rows = torch.arange(len(self.index), device=self.embedding.device)
@@ -247,7 +247,7 @@ class RadialFunctions(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + W2 σ(W1 σ(x) + b1) + b2."""
+    """x + W2 σ(W1 σ(x) + b1) + b2 with the shifted softplus σ."""
 
     def __init__(self, channels: int, generator: torch.Generator) -> None:
         super().__init__()
