@@ -146,6 +146,18 @@ def test_the_rate_counts_steps(tmp_path: Path, train: Dataset) -> None:
     assert [row["lr"] for row in rows(tmp_path)] == pytest.approx(expected)
 
 
+def test_steps_are_counted_across_a_resume(tmp_path: Path, train: Dataset) -> None:
+    settings: dict[str, Any] = {"schedule": {"name": "step", "factor": 0.5, "steps": 5}, "warm_up_steps": 4}
+    _, whole = trained(tmp_path / "whole", train, None, epochs=6, **settings)
+    _, first = trained(tmp_path / "parts", train, None, epochs=6, stopping={"max_steps": 4}, **settings)
+    assert (first.finished, first.epochs) == ("max_steps", 2)
+    _, second = trained(tmp_path / "parts", train, None, epochs=6, **settings)
+    assert (second.finished, second.epochs) == ("epochs", 6)
+    one, other = ([{**row, "seconds": 0} for row in rows(tmp_path / part)] for part in ("whole", "parts"))
+    assert one == other
+    assert whole.best["loss"] == second.best["loss"]
+
+
 def test_a_time_limit_shortens_the_plan(tmp_path: Path, train: Dataset) -> None:
     """A cosine, stage two and SWA come to their ends, in proportion; and a resumed training keeps the plan."""
     changes = {

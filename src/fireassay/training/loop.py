@@ -137,8 +137,12 @@ class Loop:
 
     def _show(self) -> None:
         """Begins the progress display, anew when the number of epochs has changed."""
-        frames = len(self.train)
-        self.progress.start("training", self.position.epochs(self.recipe) * frames, self.position.epoch * frames)
+        frames, position, most = len(self.train), self.position, self.recipe.stopping.max_steps
+        epochs = position.epochs(self.recipe)
+        if most is not None:
+            left = max(most - position.steps, 0) / len(self.batches(position.epoch))
+            epochs = min(epochs, position.epoch + math.ceil(left))
+        self.progress.start("training", epochs * frames, position.epoch * frames)
 
     def batches(self, epoch: int) -> list[Tensor]:
         """The epoch's structures, shuffled by seed and epoch alone and divided into global batches."""
