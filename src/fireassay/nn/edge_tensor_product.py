@@ -13,7 +13,7 @@ two keep no (E, 2l+1, K) array.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import sqrt
 from typing import Any, NamedTuple
@@ -159,6 +159,12 @@ def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.contiguous() for tensor in tensors)
 
 
+def _room(x: Sequence[Tensor], coupling: EdgeCoupling) -> list[Tensor]:
+    """Where kernels write the gradients of features; those of blocks without a path are zero."""
+    used = {path.source for path in coupling.paths}
+    return [torch.empty_like(part) if k in used else torch.zeros_like(part) for k, part in enumerate(x)]
+
+
 class _Product(torch.autograd.Function):
     """T(y, w, x), linear in each; its gradient is `_ProductGradient`."""
 
@@ -167,7 +173,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(y, w, *x)
         ctx.coupling, ctx.shared = coupling, shared
         out = coupling._empty(y, [len(y)])
-        product(coupling._tables, x, y, w, shared, out)
+        product(coupling._tables, x, y, w, shared, out, range(len(y)))
         return tuple(out)
 
     @staticmethod
@@ -185,8 +191,8 @@ class _ProductGradient(torch.autograd.Function):
         ctx.coupling, ctx.shared = coupling, shared
         y, w, *rest = tensors
         x, g = _split(rest, coupling)
-        gy, gw, gx = torch.empty_like(y), torch.empty_like(w), [torch.zeros_like(part) for part in x]
-        product_gradient(coupling._tables, x, y, w, shared, g, (gx, gy, gw))
+        gy, gw, gx = torch.empty_like(y), torch.empty_like(w), _room(x, coupling)
+        product_gradient(coupling._tables, x, y, w, shared, g, (gx, gy, gw), range(len(y)))
         return (gy, gw, *gx)
 
     @staticmethod
@@ -237,10 +243,10 @@ class _MixedProduct(torch.autograd.Function):
         x, matrices = _split(rest, coupling)
         parts = zip(coupling.sizes_out.irreps, matrices, strict=True)
         out = [y.new_empty(len(y), irrep.dim, matrix.shape[1]) for irrep, matrix in parts]
-        for edges, rows, products in _chunks(coupling, shared, y):
-            product(coupling._tables, [part[edges] for part in x], y[edges], w[rows], shared, products)
+        for edges, products in _chunks(coupling, y):
+            product(coupling._tables, x, y, w, shared, products, edges)
             for values, matrix, result in zip(products, matrices, out, strict=True):
-                torch.mm(values.flatten(0, 1), matrix, out=result[edges].flatten(0, 1))
+                torch.mm(values.flatten(0, 1), matrix, out=result[edges.start : edges.stop].flatten(0, 1))
         return tuple(out)
 
     @staticmethod
@@ -256,14 +262,14 @@ class _MixedProduct(torch.autograd.Function):
 Pair = tuple[Tensor, Tensor]
 
 
-def _chunks(coupling: EdgeCoupling, shared: int, y: Tensor) -> Any:
-    """Slices of the edges and of their weights, with room for their products that is used again and again."""
+def _chunks(coupling: EdgeCoupling, y: Tensor) -> Iterator[tuple[range, list[Tensor]]]:
+    """Ranges of edges, whole pairs, with room for their products that is used again and again."""
     width = sum(irrep.dim * n for irrep, n in zip(coupling.sizes_out.irreps, coupling.sizes_out.channels, strict=True))
     size = max(1, _CHUNK_BYTES // (width * y.element_size() * 16)) * 16
     room = coupling._empty(y, [min(size, len(y))])
     for begin in range(0, len(y), size):
-        end = min(begin + size, len(y))
-        yield slice(begin, end), slice(begin // shared, end // shared), [part[: end - begin] for part in room]
+        edges = range(begin, min(begin + size, len(y)))
+        yield edges, room if len(edges) == size else [part[: len(edges)] for part in room]
 
 
 def _mixed_gradient(
@@ -276,20 +282,18 @@ def _mixed_gradient(
     wanted: bool,
 ) -> list[Tensor | None]:
     y, w = yw
-    gy, gw, gx = torch.empty_like(y), torch.empty_like(w), [torch.zeros_like(part) for part in x]
+    gy, gw, gx = torch.empty_like(y), torch.empty_like(w), _room(x, coupling)
     gm = [torch.zeros_like(matrix) if wanted else None for matrix in matrices]
-    for edges, rows, products in _chunks(coupling, shared, y):
-        inputs = [part[edges] for part in x], y[edges], w[rows]
-        upper = [part[edges].flatten(0, 1) for part in g]
+    for edges, products in _chunks(coupling, y):
+        upper = [part[edges.start : edges.stop].flatten(0, 1) for part in g]
         if wanted:
-            product(coupling._tables, *inputs, shared, products)
+            product(coupling._tables, x, y, w, shared, products, edges)
             for target, values, gradient in zip(gm, products, upper, strict=True):
                 assert target is not None
                 target.addmm_(values.flatten(0, 1).T, gradient)
         for values, matrix, gradient in zip(products, matrices, upper, strict=True):
             torch.mm(gradient, matrix.T, out=values.flatten(0, 1))
-        out = [part[edges] for part in gx], gy[edges], gw[rows]
-        product_gradient(coupling._tables, *inputs, shared, products, out)
+        product_gradient(coupling._tables, x, y, w, shared, products, (gx, gy, gw), edges)
     return [gy, gw, *gx, *gm]
 
 
@@ -343,7 +347,7 @@ class _AttendedGradient(torch.autograd.Function):
         ctx.coupling, ctx.segments = coupling, segments
         y, a, *rest = tensors
         x, g = _split(rest, coupling)
-        gy, ga, gx = torch.empty_like(y), torch.empty_like(a), [torch.zeros_like(part) for part in x]
+        gy, ga, gx = torch.empty_like(y), torch.empty_like(a), _room(x, coupling)
         edges = (segments.starts, segments.order)
         attended_gradient(coupling._tables, x, y, a, edges, g, (gx, gy, ga))
         return (gy, ga, *gx)
