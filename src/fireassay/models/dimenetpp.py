@@ -12,10 +12,11 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
+from fireassay.nn.activation import silu
 from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.dense import dense
 from fireassay.nn.embedding import SpeciesIndex
