@@ -18,7 +18,7 @@ from ase.data import chemical_symbols
 
 
 def build(arguments: Mapping[str, Any]) -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
-    if record_allegro.PAPER != (arguments.get("two_body", "one_hot") == "one_hot"):
+    if (arguments.get("two_body", "one_hot") == "one_hot") != record_allegro.PAPER:
         raise SystemExit(f"version {record_allegro.allegro.__version__} has another two-body network than {arguments}")
     record_allegro.SPECIES = {chemical_symbols[z]: z for z in arguments["species"]}
     model = record_allegro.build(dict(arguments), "float32")

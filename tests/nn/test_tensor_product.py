@@ -35,7 +35,7 @@ def test_one_path_is_a_clebsch_gordan_contraction():
     torch.testing.assert_close(got, sign * cross / 2**0.5)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4, 32, 48])
+@pytest.mark.parametrize("channels", [3, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_kernels_agree_with_the_definition(channels, dtype):
     for split in (True, False):
@@ -95,7 +95,7 @@ def mixing(product, channels, dtype=torch.float64):
     return [torch.randn(n * channels, channels, generator=generator, dtype=dtype) for _, n in product.targets]
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4, 32, 48])
+@pytest.mark.parametrize("channels", [3, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_mixed_products_and_their_gradients_agree_with_the_definition(channels, dtype):
     for split in (True, False):
@@ -121,6 +121,36 @@ def test_second_derivatives_of_mixed_products():
     factors = [tensor.requires_grad_() for tensor in (*features, environment, *mixing(product, 2))]
     assert torch.autograd.gradcheck(function, factors)
     assert torch.autograd.gradgradcheck(function, factors)
+
+
+def test_third_derivatives_of_mixed_products_agree_with_the_definition():
+    features, environment, centres, product = case("0e+1o", "1o+2e", channels=4)
+    weights, results = mixing(product, 4), []
+    for implementation in ("fused", "reference"):
+        factors = [tensor.clone().requires_grad_() for tensor in (*features, environment, *weights)]
+        out = mixed_product(factors[:2], factors[2], centres, product, factors[3:], implementation)
+        value = sum((0.1 * array).sin().sum() for array in out)
+        for _ in range(3):
+            gradients = torch.autograd.grad(value, factors, create_graph=True)
+            value = sum((0.01 * gradient).sin().sum() for gradient in gradients)
+        results.append(value.detach())
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("channels", [3, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_on_forces_has_the_gradient_of_the_definition(channels, dtype):
+    features, environment, centres, product = case("0e+1o+2e", "1o+1e+2e", channels, dtype)
+    weights, results = mixing(product, channels, dtype), []
+    for implementation in ("fused", "reference"):
+        factors = [tensor.clone().requires_grad_() for tensor in (*features, environment, *weights)]
+        out = mixed_product(factors[:3], factors[3], centres, product, factors[4:], implementation)
+        energy = sum((array**2).sum() for array in out)
+        forces = torch.autograd.grad(energy, factors[:4], create_graph=True)
+        results.append(torch.autograd.grad(energy + sum((force**2).sum() for force in forces), factors))
+    for a, b in zip(*results, strict=True):
+        scale = b.abs().max().item()
+        torch.testing.assert_close(a, b, rtol=0, atol=scale * (1e-5 if dtype == torch.float32 else 1e-13))
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -19,7 +19,7 @@ def factors(channels, dtype=torch.float64, wanted=False):
     return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_(wanted) for shape in shapes]
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4, 32, 80])
+@pytest.mark.parametrize("channels", [3, 80])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("fused", [True, False])
 def test_products_and_their_sums(channels, dtype, fused):

@@ -212,7 +212,8 @@ def prepare(frames: list[Atoms], cutoff: float, dtype: torch.dtype) -> dict[str,
     found = [edges(atoms, cutoff) for atoms in frames]
     starts = np.cumsum([0, *[len(atoms) for atoms in frames]])
     types = [list(SPECIES).index(symbol) for atoms in frames for symbol in atoms.get_chemical_symbols()]
-    index = [np.stack([f["i"], f["j"]])[:, np.argsort(f["i"], kind="stable")] + s for f, s in zip(found, starts)]
+    index = [np.stack([f["i"], f["j"]])[:, np.argsort(f["i"], kind="stable")] for f in found]
+    index = [pair + start for pair, start in zip(index, starts[:-1], strict=True)]
     data = {
         "pos": torch.tensor(np.concatenate([atoms.positions for atoms in frames]), dtype=dtype),
         "atom_types": torch.tensor(types),

@@ -206,7 +206,8 @@ class ProductTwoBody(nn.Module):
 
     def forward(self, distances: Tensor, centre: Tensor, neighbour: Tensor) -> tuple[Tensor, Tensor | None]:
         """Distances and species of the atoms of each edge (E,) to latents (E, D); no envelope."""
-        species = torch.cat([self.embedding[0][centre], self.embedding[1][neighbour]], 1)
+        atoms = zip((centre, neighbour), self.embedding.unbind(0), strict=True)
+        species = torch.cat([nn.functional.embedding(atom, table) for atom, table in atoms], 1)
         return self.latent(self.linear(self.basis(distances) * self.scale) * species), None
 
 
@@ -254,16 +255,19 @@ class Layer(nn.Module):
         harmonics, irreps, centres = around.harmonics, self.harmonics, around.centres
         if self.initial is not None:
             features = [weighted_harmonics(harmonics, self._by_channel(self.initial(latents)), irreps)]
-        weights = self._by_channel(self.embed(latents)) * self.gain
+        weights = self._by_channel(self.embed(latents))
         environment = weighted_harmonics(harmonics, weights, irreps, centres)  # (N, M, C)
         if not self.own_edge:
             environment = gather(environment, centres) - weighted_harmonics(harmonics, weights, irreps)
             every = torch.arange(len(latents) + 1, device=latents.device)
             centres = Segments(every[:-1], None, every)
+        environment = environment * self.gain
         (scalars,) = tensor_product(features, environment, centres, self.scalars)  # (E, 1, P C)
         new = self.latent(latents, scalars.squeeze(1))
-        new = self.gather * new if around.envelope is None else new * (self.gather * around.envelope)
-        latents = self.keep * latents + new
+        if around.envelope is None:
+            latents = torch.add(self.keep * latents, new, alpha=self.gather)
+        else:
+            latents = torch.addcmul(self.keep * latents, new, around.envelope, value=self.gather)
         if not self.mix:
             return latents, []
         first, *rest = cast(list[ScalarMLP], list(self.mix))

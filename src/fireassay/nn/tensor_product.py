@@ -22,19 +22,19 @@ import torch
 from torch import Tensor
 
 from fireassay.errors import InputError
+from fireassay.nn.autograd import is_wanted
 from fireassay.nn.convolution import Coupling
 from fireassay.nn.segment import Segments, gather
 from fireassay.nn.so3 import Irrep, Irreps
-from fireassay.nn.autograd import is_wanted
-from fireassay.nn.tensor_product_mixed_numba import Blocks, mixed, mixed_gradients
+from fireassay.nn.tensor_product_mixed_numba import Blocks, Task, mixed, mixed_gradients, weight_gradients
 from fireassay.nn.tensor_product_numba import Rows, Terms, gradients, products
 
 
 class ChannelwiseProduct:
     """The constant of a product: every path from irreps_in x irreps_environment into `allowed`.
 
-    `targets` are the irreps that it makes, by degree, odd before even, with the number of paths into each. Paths into an
-    irrep are ordered by the block of irreps_in, then that of the environment; each has its own channels.
+    `targets` are the irreps that it makes, by degree, odd before even, with the number of paths into each. Paths into
+    an irrep are ordered by the block of irreps_in, then that of the environment; each has its own channels.
     """
 
     def __init__(self, irreps_in: Irreps, irreps_environment: Irreps, allowed: Irreps) -> None:
@@ -44,6 +44,13 @@ class ChannelwiseProduct:
             (irrep, len(list(paths))) for irrep, paths in groupby(self.coupling.irreps_out)
         ]
         self._blocks: dict[int, Blocks] = {}
+        self._places: dict[tuple[int, ...], Rows] = {}
+
+    def _rows(self, sizes: tuple[int, ...]) -> Rows:
+        """Where the features lie in arrays of these sizes."""
+        if sizes not in self._places:
+            self._places[sizes] = Rows(sizes)
+        return self._places[sizes]
 
     def _blocks_of(self, channels: int) -> Blocks:
         """The blocks of the product for a number of channels."""
@@ -134,7 +141,7 @@ class _Context:
 
     def __init__(self, product: ChannelwiseProduct, starts: Tensor, sizes: Sequence[int]) -> None:
         self.direct, self.transposed, self.z_rows = product._tables
-        self.starts, self.x_rows, self.n_features = starts, Rows(sizes), len(sizes)
+        self.starts, self.x_rows, self.n_features = starts, product._rows(tuple(sizes)), len(sizes)
         self.targets, self._blocks_of = product.targets, product._blocks_of
 
     def product(
@@ -145,18 +152,9 @@ class _Context:
         n_edges, channels = x[0].shape[0], y.shape[2]
         return [a.view(n_edges, irrep.dim, n * channels) for a, (irrep, n) in zip(out, self.targets, strict=True)]
 
-    def mixed(self, x: Sequence[Tensor], y: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
-        """(E, 2l+1, C) for each irrep."""
-        blocks, dims = self._blocks_of(y.shape[2]), [irrep.dim for irrep, _ in self.targets]
-        return mixed(self.direct, blocks, self.starts, x, self.x_rows, y, weights, dims)
-
-    def mixed_gradients(
-        self, x: Sequence[Tensor], y: Tensor, weights: Sequence[Tensor], g: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        """The gradients to features and environment for gradients g of the mixed products."""
-        turned = [weight.t().contiguous() for weight in weights]
-        blocks = self._blocks_of(y.shape[2])
-        return mixed_gradients(self.transposed, blocks, self.starts, x, self.x_rows, y, turned, g)
+    def task(self, channels: int) -> Task:
+        """What the kernels of the mixed product share."""
+        return Task(self.direct, self.transposed, self._blocks_of(channels), self.starts, self.x_rows)
 
     def gradients(self, x: Sequence[Tensor], y: Tensor, z: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The gradients to features (by y) and environment (by x) for gradients z of the product."""
@@ -205,31 +203,78 @@ class _Gradient(torch.autograd.Function):
 
 
 class _Mixed(torch.autograd.Function):
-    """The product times weights; its derivatives of higher order are those of the two, one after the other."""
+    """The product times weights by the fused kernels; its gradient is `_MixedGradient`."""
 
     @staticmethod
     def forward(ctx: Any, context: _Context, *factors: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*factors)
         ctx.context, n = context, context.n_features
         ctx.sources = [weight.grad_fn for weight in factors[n + 1 :]]
-        return tuple(context.mixed(factors[:n], factors[n], factors[n + 1 :]))
+        return tuple(mixed(context.task(factors[n].shape[2]), factors[:n], factors[n], factors[n + 1 :]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        context, n, need = ctx.context, ctx.context.n_features, ctx.needs_input_grad[1:]
-        x, y, weights = ctx.saved_tensors[:n], ctx.saved_tensors[n], ctx.saved_tensors[n + 1 :]
-        g = [gradient.contiguous() for gradient in gradients]
-        if torch.is_grad_enabled():
-            z = [one @ weight.t() for one, weight in zip(g, weights, strict=True)]
-            out = _Gradient.apply(context, *x, y, *(one.contiguous() for one in z))
-        else:
-            out = context.mixed_gradients(x, y, weights, g)
-        wanted = any(a and is_wanted(source) for a, source in zip(need[n + 1 :], ctx.sources, strict=True))
-        if not wanted:
-            return None, *out, *(None for _ in weights)  # type: ignore[misc]
-        made = _Product.apply(context, *x, y)
-        pairs = zip(made, g, strict=True)  # type: ignore[arg-type]
-        return None, *out, *(z.flatten(0, 1).t() @ one.flatten(0, 1) for z, one in pairs)  # type: ignore[misc]
+        need = ctx.needs_input_grad[ctx.context.n_features + 2 :]
+        wanted = any(a and is_wanted(source) for a, source in zip(need, ctx.sources, strict=True))
+        g = (gradient.contiguous() for gradient in gradients)
+        return None, *_MixedGradient.apply(ctx.context, wanted, *ctx.saved_tensors, *g)  # type: ignore[misc]
+
+
+class _MixedGradient(torch.autograd.Function):
+    """The gradients to features x, environment y and, if wanted, weights w, for gradients g of L(x, y, w).
+
+    A gradient (ux, uy) of the first two makes S = (L(ux, y, w) + L(x, uy, w)) g, which is differentiated to all four by
+    the same kernels; anything beyond by the product and the weights one after the other.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, context: _Context, wanted: bool, *factors: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(*factors)
+        ctx.context, ctx.n_weights = context, (len(factors) - context.n_features - 1) // 2
+        ctx.set_materialize_grads(False)
+        x, y, weights, g = _factors(factors, context)
+        task = context.task(y.shape[2])
+        to_weights = weight_gradients(task, x, y, g) if wanted else [None] * len(weights)
+        return *mixed_gradients(task, x, y, weights, g), *to_weights
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        context, n, factors = ctx.context, ctx.context.n_features, ctx.saved_tensors
+        x, y, weights, g = _factors(factors, context)
+        if torch.is_grad_enabled() or any(u is not None for u in gradients[n + 1 :]):
+            return None, None, *_composed(context, factors, gradients)
+        given = [torch.zeros_like(f) if u is None else u.contiguous() for u, f in zip(gradients, (*x, y), strict=False)]
+        ux, uy, task = given[:n], given[n], context.task(y.shape[2])
+        dg = mixed(task, ux, y, weights, (x, uy))
+        dw = weight_gradients(task, ux, y, g, (x, uy))
+        return None, None, *mixed_gradients(task, ux, uy, weights, g), *dw, *dg
+
+
+def _factors(
+    factors: Sequence[Tensor], context: _Context
+) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Sequence[Tensor]]:
+    """Features, environment, weights and gradients of the mixed products."""
+    n = context.n_features
+    half = (len(factors) - n - 1) // 2
+    return factors[:n], factors[n], factors[n + 1 : n + 1 + half], factors[n + 1 + half :]
+
+
+def _composed(
+    context: _Context, factors: Sequence[Tensor], gradients: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """The derivative of `_MixedGradient` of functions that can be differentiated again."""
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Nodes of their own, so that no derivative runs on from one factor into the past of another.
+        again = [f.view_as(f) if graph and f.requires_grad else f.detach().requires_grad_() for f in factors]
+        x, y, weights, g = _factors(again, context)
+        z = [(one @ weight.t()).contiguous() for one, weight in zip(g, weights, strict=True)]
+        made = zip(_Product.apply(context, *x, y), g, strict=True)  # type: ignore[arg-type]
+        out = [*_Gradient.apply(context, *x, y, *z), *(a.flatten(0, 1).t() @ b.flatten(0, 1) for a, b in made)]  # type: ignore[misc]
+    pairs = [(a, u) for a, u in zip(out, gradients, strict=True) if u is not None]
+    return torch.autograd.grad(
+        [a for a, _ in pairs], again, [u for _, u in pairs], create_graph=graph, allow_unused=True
+    )
 
 
 def tensor_product_reference(

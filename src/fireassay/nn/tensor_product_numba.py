@@ -5,10 +5,11 @@ the coupled pairs (component of the features, component of the product). What is
 
     z[e, o, c] = sum over the pairs k of o  A[k, c] x[e, in(k), c]
 
-four edges at a time with channels as vector lanes, and A in the nearest cache. The gradient to the features is the same
-with x and z exchanged; while z is near, the same pass can sum x z over the atom's edges, pair by pair, and contract that
-to the gradient of the environment. This is closed under differentiation; double backward also adds the products of two
-pairs (x, y) on the way. Each result is written by one thread in one order, so results repeat bit for bit.
+four edges at a time with channels as vector lanes, and A in the nearest cache. The gradient to the features is the
+same with x and z exchanged; while z is near, the same pass can sum x z over the atom's edges, pair by pair, and
+contract that to the gradient of the environment. This is closed under differentiation; double backward also adds the
+products of two pairs (x, y) on the way. Each result is written by one thread in one order, so results repeat bit for
+bit.
 
 The features of edges may lie in several arrays: for each component there is an address and a distance between edges.
 Tensors are on the CPU, of one dtype, and contiguous.
@@ -92,11 +93,21 @@ class Rows:
         self.place = np.concatenate([np.arange(size) for size in sizes])
         self.sizes = np.asarray(sizes, dtype=np.int64)
 
+        self._bytes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
     def addresses(self, arrays: Sequence[Tensor], channels: int) -> tuple[np.ndarray, np.ndarray]:
         """The address of each component of the first edge, and the bytes from one edge to the next."""
         row = channels * arrays[0].element_size()
+        if row not in self._bytes:
+            self._bytes[row] = self.place * row, self.sizes[self.array] * row
+        place, step = self._bytes[row]
         first = np.array([array.data_ptr() for array in arrays], dtype=np.int64)
-        return first[self.array] + self.place * row, self.sizes[self.array] * row
+        return first.take(self.array) + place, step
+
+
+def address(table: np.ndarray) -> int:
+    """Where an array lies; it lives as long as its owner."""
+    return table.__array_interface__["data"][0]
 
 
 @njit
@@ -242,7 +253,7 @@ def _run(terms: Terms, starts: Tensor, y: Tensor, operands: dict[int, np.ndarray
     words[_ROWS:_X] = terms.addresses(y.dtype)
     words[_Y] = y.data_ptr()
     for slot, table in operands.items():
-        words[slot] = table.ctypes.data
+        words[slot] = address(table)
     for slot, tensor in tensors.items():
         words[slot] = tensor.data_ptr()
     launch(_kernel(y.dtype, lanes), words, n_atoms * n_pairs * channels > 20_000)
