@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.activation import silu

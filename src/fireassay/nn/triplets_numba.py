@@ -301,7 +301,8 @@ def _run(kind: int, star: Star, tensors: dict[int, Tensor | None]) -> None:
     assert a is not None
     assert y is not None
     n_atoms, threads, step = len(star.starts) - 1, torch.get_num_threads(), channel_step(x.dtype)
-    lanes = step * (2 if x.shape[1] % (2 * step) == 0 else 1)
+    registers = (2, 1) if kind == 2 else (4, 2, 1)  # the last kernel has more sums at hand than registers for four
+    lanes = step * next(n for n in registers if x.shape[1] % (n * step) == 0)
     scratch = torch.empty(threads * 4 * y.shape[1] * lanes, dtype=torch.float64)
     words = [0] * _N_WORDS
     words[_CHUNK], words[_SCRATCH] = max(1, n_atoms // (8 * threads)), scratch.data_ptr()
