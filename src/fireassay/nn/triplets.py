@@ -91,12 +91,6 @@ def _star(triplets: Triplets) -> Star:
     return Star(triplets.starts, triplets.reverse, triplets.pairs.pair)
 
 
-def _by_pair(values: Tensor, triplets: Triplets) -> Tensor:
-    """Values of edges (L, E, C) to sums over the two of each pair (L, E/2, C)."""
-    first, last = triplets.pairs.order.view(-1, 2).unbind(1)
-    return values.index_select(1, first) + values.index_select(1, last)
-
-
 class _TripletSum(torch.autograd.Function):
     """The sum by the fused kernel; its gradient is `_Gradient`."""
 
@@ -121,7 +115,7 @@ class _Gradient(torch.autograd.Function):
         ctx.save_for_backward(x, a, y, g)
         ctx.triplets, ctx.of_harmonics = triplets, y.grad_fn
         gx, ga, gy = star_gradients(_star(triplets), x, a, y, g)
-        return gx, _by_pair(ga, triplets), gy
+        return gx, ga[:, :, 0] + ga[:, :, 1], gy
 
     @staticmethod
     def backward(ctx: Any, *directions: Tensor) -> tuple[Tensor | None, ...]:
@@ -132,7 +126,7 @@ class _Gradient(torch.autograd.Function):
         ux, ua, uy = (direction.contiguous() for direction in directions)
         x, a, y, g = factors
         dx, da, dy, dg = star_second_gradients(_star(triplets), x, a, y, g, (ux, ua, uy), wanted)
-        return dx, _by_pair(da, triplets), dy, dg, None
+        return dx, da[:, :, 0] + da[:, :, 1], dy, dg, None
 
 
 def _composed_second(

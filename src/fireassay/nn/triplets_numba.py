@@ -182,6 +182,7 @@ def _back(words, s, z, begin, end, channel, zero):
     out_y = pointer(at(words, _OUT_Y), zero)
     for edge in range(begin, end):
         here, harmonics = edge * channels + channel, edge * degrees * degrees
+        slot = 2 * at(pair, edge) + (1 if at(reverse, edge) < edge else 0)
         xe, ge = load(x, here, zero), load(g, at(reverse, edge) * channels + channel, zero)
         result = zero
         for degree in range(degrees):
@@ -195,7 +196,7 @@ def _back(words, s, z, begin, end, channel, zero):
                     change += at(out_y, harmonics + m)
                 put(out_y, harmonics + m, change)
             result = multiply_add(ae, h, result)
-            store(out_a, (degree * at(words, _N_EDGES) + edge) * channels + channel, multiply(xe, h))
+            store(out_a, (degree * at(words, _N_EDGES) + slot) * channels + channel, multiply(xe, h))
         store(out_x, here, result)
 
 
@@ -215,7 +216,7 @@ def _back_change(words, s, ds, z, dz, begin, end, channel, zero):
     out_a, out_y, wanted = pointer(at(words, _OUT_A), zero), pointer(at(words, _OUT_Y), zero), at(words, _OUT_Y) != 0
     for edge in range(begin, end):
         here, there = edge * channels + channel, at(reverse, edge) * channels + channel
-        harmonics = edge * degrees * degrees
+        harmonics, slot = edge * degrees * degrees, 2 * at(pair, edge) + (1 if at(reverse, edge) < edge else 0)
         xe, dxe, ge = load(x, here, zero), load(ux, here, zero), load(g, there, zero)
         result, summed = zero, zero
         for degree in range(degrees):
@@ -236,7 +237,7 @@ def _back_change(words, s, ds, z, dz, begin, end, channel, zero):
                         change += at(out_y, harmonics + m)
                     put(out_y, harmonics + m, change)
             result = multiply_add(dae, h, multiply_add(ae, dh, result))
-            where = (degree * at(words, _N_EDGES) + edge) * channels + channel
+            where = (degree * at(words, _N_EDGES) + slot) * channels + channel
             store(out_a, where, multiply_add(dxe, h, multiply(xe, dh)))
         store(out_x, here, result)
         store(out, there, summed)
@@ -320,13 +321,13 @@ def star_sums(star: Star, x: Tensor, a: Tensor, y: Tensor) -> Tensor:
     return out
 
 
-def _like_edges(x: Tensor, a: Tensor) -> Tensor:
-    return x.new_empty(len(a), *x.shape)
+def _for_both(a: Tensor) -> Tensor:
+    return a.new_empty(*a.shape[:2], 2, a.shape[2])
 
 
 def star_gradients(star: Star, x: Tensor, a: Tensor, y: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to features (E, C), radial weights, edge by edge (L, E, C), and harmonics (E, L^2)."""
-    out_x, out_a, out_y = torch.empty_like(x), _like_edges(x, a), torch.empty_like(y)
+    """Gradients to features (E, C), radial weights, one for each edge of a pair (L, E/2, 2, C), harmonics (E, L^2)."""
+    out_x, out_a, out_y = torch.empty_like(x), _for_both(a), torch.empty_like(y)
     _run(1, star, {_X: x, _A: a, _Y: y, _G: g, _OUT_X: out_x, _OUT_A: out_a, _OUT_Y: out_y})
     return out_x, out_a, out_y
 
@@ -334,8 +335,8 @@ def star_gradients(star: Star, x: Tensor, a: Tensor, y: Tensor, g: Tensor) -> tu
 def star_second_gradients(
     star: Star, x: Tensor, a: Tensor, y: Tensor, g: Tensor, directions: tuple[Tensor, Tensor, Tensor], of_y: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """The gradients of <directions, gradients> to x, a (L, E, C), y (only if `of_y`) and g."""
-    out, out_x, out_a = torch.empty_like(x), torch.empty_like(x), _like_edges(x, a)
+    """The gradients of <directions, gradients> to x, a (L, E/2, 2, C), y (only if `of_y`) and g."""
+    out, out_x, out_a = torch.empty_like(x), torch.empty_like(x), _for_both(a)
     out_y = torch.empty_like(y) if of_y else None
     tensors = {_X: x, _A: a, _Y: y, _G: g, _UX: directions[0], _UA: directions[1], _UY: directions[2]}
     _run(2, star, {**tensors, _OUT: out, _OUT_X: out_x, _OUT_A: out_a, _OUT_Y: out_y})
