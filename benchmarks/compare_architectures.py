@@ -34,23 +34,26 @@ from fireassay.report.page import write_report
 
 HERE = Path(__file__).resolve().parent
 ACAC = HERE.parents[1] / "shared" / "data" / "acac"
+SETS = ("3bpa-xtb", "acac")
 SPLITS = ("300K", "600K")
 FORCE_CALLS = {"one": 1, "ten": 10}  # molecules of a force call
 
 
-def data_sets(acac: Path) -> dict[str, list[str]]:
+def data_sets(wanted: Sequence[str], acac: Path) -> dict[str, list[str]]:
     """What each data set changes in the presets; acetylacetone is left out aloud when its files are not there.
 
     Acetylacetone's molecular dynamics is at 600 K, where its enol proton hops between the oxygens: a bond is lost from
     2.5 Å on.
     """
-    sets: dict[str, list[str]] = {"3bpa-xtb": []}
+    sets: dict[str, list[str]] = {name: [] for name in wanted}
+    if "acac" not in wanted:
+        return sets
     names = {"train": "train_300K", "300K": "test_MD_300K", "600K": "test_MD_600K"}
     files = {key: next(acac.glob(f"{name}.xyz*"), None) for key, name in names.items()}
     missing = [names[key] for key, file in files.items() if file is None]
     if missing:
         print(f"acetylacetone is left out: {acac} lacks {', '.join(missing)}", file=sys.stderr)
-        return sets
+        return {name: changes for name, changes in sets.items() if name != "acac"}
     tests = ", ".join(f"{split}: '{files[split]}'" for split in SPLITS)
     sets["acac"] = [
         f"data.train='{files['train']}'",
@@ -156,7 +159,14 @@ def page(sets: Sequence[str], models: Sequence[str], output: Path, options: argp
     ]
     for name in sets:
         cells = [HEADER, ["---"] * len(HEADER), *(row(model, output / "runs" / name / model) for model in models)]
-        lines += ["", f"## {name}", "", *(f"| {' | '.join(line)} |" for line in cells)]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"[Report](report-{name}/report.html)",
+            "",
+            *(f"| {' | '.join(line)} |" for line in cells),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -185,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=75.0, help="training time of each potential")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default=",".join(MODELS), help="models, separated by commas")
-    parser.add_argument("--sets", default="3bpa-xtb,acac", help="data sets, separated by commas")
+    parser.add_argument("--sets", default=",".join(SETS), help="data sets, separated by commas")
     parser.add_argument("--acac", type=Path, default=ACAC, help="folder of the acetylacetone files")
     parser.add_argument("--duration", type=float, default=1000.0, help="fs of molecular dynamics")
     parser.add_argument("--replicas", type=int, default=8, help="trajectories")
@@ -197,7 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in models if name not in MODELS]:
         parser.error(f"no model {unknown[0]!r}; known are {', '.join(MODELS)}")
     wanted = [name.strip() for name in options.sets.split(",")]
-    sets = {name: changes for name, changes in data_sets(options.acac).items() if name in wanted}
+    if unknown := [name for name in wanted if name not in SETS]:
+        parser.error(f"no data set {unknown[0]!r}; known are {', '.join(SETS)}")
+    sets = data_sets(wanted, options.acac)
     progress = Silent() if options.quiet else Console()
     failed = []
     for name, changes in sets.items():
@@ -209,8 +221,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed.append(model)
                 print(f"{model} on {name}: {error}", file=sys.stderr)
             except Interrupted as interruption:
-                print(f"{interruption}; repeat the command to continue", file=sys.stderr)
+                print(interruption, file=sys.stderr)
                 return interruption.exit_code
+            except KeyboardInterrupt:
+                print("interrupted; repeat the command to continue", file=sys.stderr)
+                return 130
             write_text(options.output / "comparison.md", page(list(sets), models, options.output, options))
         folders = [options.output / "runs" / name / model for model in models]
         done = [folder for folder in folders if (folder / "cost.json").exists()]
