@@ -19,7 +19,7 @@ from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
 from fireassay.nn.cutoff import polynomial_cutoff
-from fireassay.nn.dense import Initial, dense
+from fireassay.nn.dense import dense
 from fireassay.nn.dispersion import HARTREE_FOCK, D3Dispersion
 from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.electrostatics import conserve_locally, conserve_totally, coulomb_energies
@@ -29,6 +29,7 @@ from fireassay.nn.radial import ExponentialBasis
 from fireassay.nn.so3 import Irrep, Irreps
 from fireassay.potential import LocalPotential
 
+_FIRST_CHARGES = 0.1  # of the weights of the charges, relative to other weights
 _SCALARS = Coupling(Irreps("0e"), Irreps("0e"), [(0, 0, Irrep(0, 1))])
 
 
@@ -41,8 +42,8 @@ class PhysNet(LocalPotential):
     residual_atomic for the atoms and residual_output for the output; trainable_basis: centres and widths of the radial
     functions are trained; electrostatics and dispersion: whether these terms are there; charge_conservation: see below;
     total_charge: of each structure in e, for "total"; dispersion_coefficients: s6, s8, a1 and a2 (bohr) of D3(BJ), at
-    first if trainable_dispersion; zero_start: radial masks and output layers are zero at first, so that training starts
-    from the dispersion alone, otherwise they are drawn like other weights; seed of the initial weights.
+    first if trainable_dispersion; zero_start: the network's energies are zero at first and its charges small, so that
+    training starts from the dispersion, otherwise all weights are drawn alike; seed of the initial weights.
 
     The defaults are those of the paper, whose authors' long-range terms have no cutoff unless asked. Its correction of
     the charges spreads their excess over a whole structure, so that the energy of two far fragments is not the sum of
@@ -51,6 +52,9 @@ class PhysNet(LocalPotential):
     zero, and that of every far fragment; "none" leaves the charges free. Energies are relative to isolated atoms. The
     network's energies, and charges, have a trained factor per species before the physical terms are added, as
     published: a scale of `Baseline` would scale those terms, too.
+
+    The published radial masks and charges start at zero, too. Here they do not: energies relative to isolated atoms
+    have no slope where both masks and outputs vanish, nor has the Coulomb energy where all charges do.
 
     Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
     """
@@ -118,10 +122,9 @@ class PhysNet(LocalPotential):
         n_species = len(self.index)
         self.embedding = nn.Parameter(torch.empty(n_species, channels).uniform_(-sqrt(3), sqrt(3), generator=generator))
         self.basis = RadialFunctions(near, n_basis, trainable_basis)
-        start: Initial = "zeros" if zero_start else "orthogonal"
         n_outputs = 2 if electrostatics else 1
         self.layers = nn.ModuleList(
-            Module(channels, n_basis, residuals, n_outputs, start, generator) for _ in range(n_layers)
+            Module(channels, n_basis, residuals, n_outputs, zero_start, generator) for _ in range(n_layers)
         )
         self.energy_scale = nn.Parameter(torch.ones(n_species))
         self.charge_scale = nn.Parameter(torch.ones(n_species)) if electrostatics else None
@@ -267,7 +270,7 @@ class Module(nn.Module):
         n_basis: int,
         residuals: tuple[int, int, int],
         n_outputs: int,
-        start: Initial,
+        zero_start: bool,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -275,13 +278,16 @@ class Module(nn.Module):
         def chain(length: int) -> nn.Sequential:
             return nn.Sequential(*(Residual(channels, generator) for _ in range(length)))
 
-        self.mask: nn.Module = dense(n_basis, channels, generator, bias=False, initial=start)
+        self.mask = dense(n_basis, channels, generator, bias=False, initial="orthogonal")
         self.own, self.neighbours, self.update = (
             dense(channels, channels, generator, initial="orthogonal") for _ in range(3)
         )
         self.gate = nn.Parameter(torch.ones(channels))
         self.of_message, self.of_atom, self.of_output = (chain(length) for length in residuals)
-        self.output = dense(channels, n_outputs, generator, bias=False, initial=start)
+        gain = _FIRST_CHARGES if zero_start else 1.0
+        self.output = dense(channels, n_outputs, generator, bias=False, initial="orthogonal", gain=gain)
+        if zero_start:
+            nn.init.zeros_(self.output.weight[0])
 
     def forward(self, x: Tensor, edges: Edges, radial: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, F) to new ones and outputs (N, 2)."""
