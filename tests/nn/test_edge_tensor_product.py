@@ -18,7 +18,7 @@ from fireassay.nn.segment import Segments
 from fireassay.nn.sized_features import SizedIrreps
 from fireassay.nn.so3 import Irrep, Irreps, rotation_matrix, spherical_harmonics
 
-N_EDGES, N_ATOMS, HEADS = 38, 6, 3
+N_EDGES, N_ATOMS, HEADS = 38, 6, 5
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6}
 
 

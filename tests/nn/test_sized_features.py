@@ -87,6 +87,7 @@ def test_layer_norm_has_unit_mean_square():
     for x in (scalars, odd, vectors):
         torch.testing.assert_close(x.square().mean((1, 2)), torch.ones(7, dtype=torch.float64), atol=1e-4, rtol=0)
     assert odd.mean(2).abs().max() > 0.1
+    torch.testing.assert_close(vectors[:, 1, 0] / vectors[:, 2, 1], features[2][:, 1, 0] / features[2][:, 2, 1])
 
 
 def test_layer_norm_of_nothing_is_nothing():
