@@ -47,11 +47,11 @@ def constructor_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Sequences become lists, and `self` and `__class__` are left out.
     """
-    return {
-        name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-        for name, value in given.items()
-        if name not in ("self", "__class__")
-    }
+    return {name: _as_json(value) for name, value in given.items() if name not in ("self", "__class__")}
+
+
+def _as_json(value: Any) -> Any:
+    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class Potential(nn.Module, ABC):

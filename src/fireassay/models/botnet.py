@@ -24,7 +24,7 @@ from fireassay.nn.mlp import SILU_NORM, ScalarMLP
 from fireassay.nn.radial import BesselBasis
 from fireassay.nn.radial_table import RadialTable
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
-from fireassay.potential import LocalPotential
+from fireassay.potential import LocalPotential, constructor_arguments
 
 
 class BOTNet(LocalPotential):
@@ -71,24 +71,7 @@ class BOTNet(LocalPotential):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.arguments = {
-            "species": list(species),
-            "cutoff": cutoff,
-            "n_layers": n_layers,
-            "l_max": l_max,
-            "hidden_l_max": hidden_l_max,
-            "parity": parity,
-            "channels": channels,
-            "n_basis": n_basis,
-            "trainable_bessel": trainable_bessel,
-            "envelope_p": envelope_p,
-            "radial_hidden": list(radial_hidden),
-            "readout_hidden": readout_hidden,
-            "average_neighbours": average_neighbours,
-            "element_dependent": element_dependent,
-            "residual_first": residual_first,
-            "seed": seed,
-        }
+        self.arguments = constructor_arguments(locals())
         sizes = (cutoff, n_layers, channels, n_basis, envelope_p, readout_hidden, average_neighbours, *radial_hidden)
         if min(sizes) <= 0 or min(l_max, hidden_l_max) < 0:
             raise InputError(f"sizes of a BOTNet must be positive, got {self.arguments}")
