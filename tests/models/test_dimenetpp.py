@@ -35,6 +35,21 @@ def test_options_obey_the_contract(options):
     assert assert_potential_contract(lambda: build("dimenetpp", **options), laws=laws) == laws
 
 
+@pytest.mark.contract
+def test_offsets_obey_the_contract():
+    """They are zero at first; trained ones reach isolated atoms and neighbours at the cutoff."""
+
+    def moved() -> DimeNetPP:
+        model, generator = build("dimenetpp"), torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+        return model
+
+    laws = ["batching", "continuity", "extensivity", "isolated_atom"]
+    assert assert_potential_contract(moved, laws=laws) == laws
+
+
 def test_the_defaults_are_the_published_ones():
     """Table 17 of EGraFFBench (headed TorchMD-Net there), which are the authors' own."""
     model = DimeNetPP([1, 6, 8])
