@@ -1,4 +1,7 @@
-"""The side of the public Equiformer in benchmarks/architectures.py; its repository is on the interpreter's path (a .pth file)."""
+"""The side of the public Equiformer in benchmarks/architectures.py.
+
+The interpreter has its repository on the path, by a .pth file.
+"""
 
 from __future__ import annotations
 
