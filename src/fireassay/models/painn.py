@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
+from fireassay.nn.connectivity import Connectivity
+from fireassay.nn.convolution import Coupling
 from fireassay.nn.dense import dense
-from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.radial import CutBasis, GaussianBasis, SineBasis
 from fireassay.nn.so3 import Irrep, Irreps
 from fireassay.nn.vectors import norms
-from fireassay.potential import LocalPotential
+from fireassay.potential import LocalPotential, constructor_arguments
 
 # Sources s, s and v of a neighbour times (1, direction): the messages to s, to v along the direction, and to v along v.
 MESSAGE: Final = Coupling(
@@ -63,17 +63,7 @@ class PaiNN(LocalPotential):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.arguments = {
-            "species": list(species),
-            "cutoff": cutoff,
-            "n_layers": n_layers,
-            "channels": channels,
-            "n_basis": n_basis,
-            "basis": basis,
-            "readout_hidden": list(readout_hidden),
-            "epsilon": epsilon,
-            "seed": seed,
-        }
+        self.arguments = constructor_arguments(locals())
         if min(epsilon, cutoff, n_layers, channels, n_basis - 1, *readout_hidden) <= 0 or basis not in (
             "sine",
             "gaussian",
@@ -108,16 +98,11 @@ class PaiNN(LocalPotential):
 
     def _scalars(self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor) -> Tensor:
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        order = edge_order(centre, neighbour, len(rows))
-        pairs = edge_pairs(centre, neighbour, shift, order.by_neighbour)
-        across = distances if pairs is None else distances.index_select(0, pairs.first)
+        edges = Connectivity.of(centre, neighbour, shift, len(rows))
         around = Surroundings(
-            centre=centre,
-            neighbour=neighbour,
-            order=order,
-            pairs=pairs,
+            edges=edges,
             directions=torch.cat([torch.ones_like(distances), vectors / distances], 1),
-            radial=self.basis(across.squeeze(1)),
+            radial=self.basis(edges.per_pair(distances).squeeze(1)),
         )
         s, v = self.embedding, None
         for message, update in zip(self.messages, self.updates, strict=True):
@@ -135,14 +120,11 @@ class PaiNN(LocalPotential):
 
 
 class Surroundings(NamedTuple):
-    """What every layer sees of the graph; with `pairs`, both directions of an edge share their filters."""
+    """What every layer sees of the graph; both directions of an edge share their filters."""
 
-    centre: Tensor  # (E,)
-    neighbour: Tensor  # (E,)
-    order: EdgeOrder
-    pairs: EdgePairs | None
+    edges: Connectivity
     directions: Tensor  # (E, 4): 1 and r_ij / |r_ij|
-    radial: Tensor  # (E/2, B+1); E rows without pairs
+    radial: Tensor  # (P, B+1)
 
 
 class Filter(nn.Module):
@@ -173,14 +155,15 @@ class Message(nn.Module):
         """s (N, C) and v (N, 3, C) with their messages added; the first message takes s (Z, C) of the species."""
         n_paths = len(self.coupling.paths)
         context = self.context(s).unflatten(1, (n_paths, -1))  # (N, P, C)
-        weights = self.filter(around.radial).unflatten(1, (n_paths, -1))  # (E/2, P, C)
-        edges = (around.centre, around.neighbour, self.coupling, around.order, around.pairs)
+        weights = self.filter(around.radial).unflatten(1, (n_paths, -1))  # (P, paths, C)
         if v is None:
             sources = context.index_select(0, rows)
-            ds, dv = convolution(sources, around.directions, weights, *edges).split((1, 3), 1)
+            ds, dv = around.edges.convolve(sources, around.directions, weights, self.coupling).split((1, 3), 1)
             return s.index_select(0, rows) + ds.squeeze(1), dv
         sources = torch.cat([context[:, :2], v * context[:, 2:]], 1)  # (N, 5, C)
-        ds, along_r, along_v = convolution(sources, around.directions, weights, *edges).split((1, 3, 3), 1)
+        ds, along_r, along_v = around.edges.convolve(sources, around.directions, weights, self.coupling).split(
+            (1, 3, 3), 1
+        )
         return s + ds.squeeze(1), v + along_r + along_v
 
 

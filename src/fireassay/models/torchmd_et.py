@@ -16,16 +16,16 @@ from torch.nn.functional import silu
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import Coupling, convolution, edge_order
+from fireassay.nn.connectivity import Connectivity
+from fireassay.nn.convolution import Coupling
 from fireassay.nn.cutoff import cosine_cutoff
 from fireassay.nn.dense import dense
-from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.pair_attention import AttentionEdges, attention_coefficients, attention_sum
 from fireassay.nn.radial import CutBasis, ExponentialBasis
 from fireassay.nn.so3 import Irrep, Irreps
 from fireassay.nn.vectors import GatedEquivariant
-from fireassay.potential import LocalPotential
+from fireassay.potential import LocalPotential, constructor_arguments
 
 NEIGHBOURS: Final = Coupling(Irreps("0e"), Irreps("0e"), [(0, 0, Irrep(0, 1))])
 # A neighbour's scalar along the direction and its vector as it is, harmonics being (1, direction).
@@ -67,18 +67,7 @@ class TorchMDET(LocalPotential):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.arguments = {
-            "species": list(species),
-            "cutoff": cutoff,
-            "n_layers": n_layers,
-            "channels": channels,
-            "n_heads": n_heads,
-            "n_basis": n_basis,
-            "trainable_basis": trainable_basis,
-            "smooth": smooth,
-            "epsilon": epsilon,
-            "seed": seed,
-        }
+        self.arguments = constructor_arguments(locals())
         if min(cutoff, n_layers, channels, n_heads, n_basis) <= 0 or epsilon < 0 or channels % (2 * n_heads):
             raise InputError(f"sizes must be positive, and channels even in each head, got {self.arguments}")
         generator = torch.Generator().manual_seed(seed)
@@ -113,13 +102,12 @@ class TorchMDET(LocalPotential):
         self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
     ) -> tuple[Tensor, Tensor]:
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        order = edge_order(centre, neighbour, len(rows))
-        pairs = edge_pairs(centre, neighbour, shift, order.by_neighbour)
-        across = (distances if pairs is None else distances.index_select(0, pairs.first)).squeeze(1)
+        edges = Connectivity.of(centre, neighbour, shift, len(rows))
+        across = edges.per_pair(distances).squeeze(1)
         ones = torch.ones_like(distances)
         around = Surroundings(
-            edges=AttentionEdges.of(centre, neighbour, order, pairs),
-            pairs=pairs,
+            edges=edges,
+            attended=AttentionEdges.of(*edges),
             directions=torch.cat([ones, vectors / distances], 1),
             cut=cosine_cutoff(distances, self.cutoff),
             radial=self._radial(across),
@@ -127,7 +115,7 @@ class TorchMDET(LocalPotential):
         )
         seen = self.neighbour_embedding.index_select(0, rows).unsqueeze(1)
         weights = self.neighbour_filter(around.radial).unsqueeze(1)
-        seen = convolution(seen, ones, weights, centre, neighbour, NEIGHBOURS, order, pairs).squeeze(1)
+        seen = edges.convolve(seen, ones, weights, NEIGHBOURS).squeeze(1)
         x = self.combine(torch.cat([self.embedding.index_select(0, rows), seen], 1))  # eqs. 3, 4
         v = None
         for layer in self.layers:
@@ -160,10 +148,10 @@ class Radial(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What every layer sees of the graph; with `pairs`, both directions of an edge share their filters."""
+    """What every layer sees of the graph; both directions of an edge share their filters."""
 
-    edges: AttentionEdges
-    pairs: EdgePairs | None
+    edges: Connectivity
+    attended: AttentionEdges
     directions: Tensor  # (E, 4): 1 and r_ij / |r_ij|
     cut: Tensor  # (E, 1), the cutoff function
     radial: Radial
@@ -237,24 +225,20 @@ class Attention(nn.Module):
         heads = (self.n_heads, -1)
         q, k, s = (layer(x).unflatten(1, heads) for layer in (self.query, self.key, self.value))  # (N, H, F)
         d_k, d_x = (layer(around.radial).unflatten(1, heads) for layer in (self.key_filter, self.value_filter))
-        alpha = silu(attention_coefficients(q, k, d_k, around.edges)) * around.cut  # (E, H)
+        alpha = silu(attention_coefficients(q, k, d_k, around.attended)) * around.cut  # (E, H)
         own_k, own_x = (part.unflatten(1, heads) for part in own[:2])
         itself = silu((q * k * own_k).sum(2, keepdim=True)) * s * own_x
-        return (attention_sum(alpha, s, around.edges, d_x) + itself).flatten(1)
+        return (attention_sum(alpha, s, around.attended, d_x) + itself).flatten(1)
 
     def _first_vectors(self, x: Tensor, around: Surroundings) -> Tensor:
         """w (N, 3, C) where v is zero."""
         values, filters = self.vector_value(x).unsqueeze(1), self.vector_filter(around.radial).unsqueeze(1)
-        return self._convolution(values, filters, around)
+        return around.edges.convolve(values, around.directions, filters, self.coupling)
 
     def _vectors(self, x: Tensor, v: Tensor, own: Tensor, around: Surroundings) -> Tensor:
         """w (N, 3, C)."""
         along_r, along_v = self.vector_value(x).unflatten(1, (2, -1)).split(1, 1)  # (N, 1, C)
         sources = torch.cat([along_r, v * along_v], 1)  # (N, 4, C)
         filters = self.vector_filter(around.radial).unflatten(1, (2, -1))  # (E/2, 2, C)
-        new, passed = self._convolution(sources, filters, around).split(3, 1)
+        new, passed = around.edges.convolve(sources, around.directions, filters, self.coupling).split(3, 1)
         return new + passed + sources[:, 1:] * own
-
-    def _convolution(self, sources: Tensor, filters: Tensor, around: Surroundings) -> Tensor:
-        centre, neighbour, order = around.edges[:3]
-        return convolution(sources, around.directions, filters, centre, neighbour, self.coupling, order, around.pairs)
