@@ -172,6 +172,24 @@ def test_contractions_agree_with_and_without_their_tensors():
         torch.testing.assert_close(a.predict(graph).forces, b.predict(graph).forces, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("square", [True, False])
+def test_a_reduced_basis_of_contractions_is_carried_over(square):
+    """mace-torch with cuEquivariance has fewer tensors U, which span the same polynomials."""
+    export, rng = export_of("mace_float64"), np.random.default_rng(0)
+    name = "state/products.0.symmetric_contractions.contractions.0"
+    tensor, weight = export.arrays[f"{name}.U_matrix_2"], export.arrays[f"{name}.weights_max"]
+    flat = tensor.reshape(-1, tensor.shape[-1])
+    rank = np.linalg.matrix_rank(flat)
+    mixing = rng.normal(size=(tensor.shape[-1], tensor.shape[-1] if square else rank))
+    mixed = flat @ mixing  # spans what U spans
+    carried = np.einsum("jk,zkc->zjc", np.linalg.lstsq(mixed, flat, rcond=None)[0], weight)
+    arrays = {f"{name}.U_matrix_2": mixed.reshape(*tensor.shape[:-1], -1), f"{name}.weights_max": carried}
+    other = changed(export, arrays)
+    assert compared(mace_potential(other), other).forces < 1e-9
+    with pytest.raises(InputError, match="not among the symmetric polynomials"):
+        mace_potential(changed(export, {f"{name}.U_matrix_2": rng.normal(size=tensor.shape)}))
+
+
 def test_isolated_atoms_and_the_repulsive_core_have_their_places():
     core = nequip_potential(export_of("nequip_zbl"))
     assert isinstance(core, LocalSum)

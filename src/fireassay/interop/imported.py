@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from fireassay.interop.worker import Export
 from fireassay.nn.so3 import clebsch_gordan, spherical_harmonics
 from fireassay.potential import LocalPotential, Potential
 
-TOLERANCE = 1e-5
+TOLERANCE: Final = 1e-5
+FLOOR: Final = 0.1  # eV and eV/Å, below which differences are absolute
 
 
 class Agreement(NamedTuple):
-    """Largest differences from the foreign model on S structures: of energies relative to the larger of 1 eV and the
-    energy beyond that of isolated atoms, of forces relative to the larger of 1 eV/Å and the largest component."""
+    """Largest differences from the foreign model on S structures: of energies relative to the larger of 0.1 eV and the
+    energy beyond that of isolated atoms, of forces relative to the larger of 0.1 eV/Å and the largest component."""
 
     n_structures: int
     energy: float
@@ -78,10 +79,10 @@ def compared(potential: Potential, export: Export) -> Agreement:
         assert frame.energy is not None
         assert frame.forces is not None
         assert prediction.forces is not None
-        scale = max(abs(frame.energy - isolated), 1.0)
+        scale = max(abs(frame.energy - isolated), FLOOR)
         energy = max(energy, abs(float(prediction.energy[0]) - frame.energy) / scale)
         error = np.abs(prediction.forces.numpy() - frame.forces).max()
-        forces = max(forces, float(error / max(np.abs(frame.forces).max(), 1.0)))
+        forces = max(forces, float(error / max(np.abs(frame.forces).max(), FLOOR)))
     agreement = Agreement(len(export.frames), energy, forces)
     if not max(energy, forces) <= TOLERANCE:  # also when NaN
         raise InputError(

@@ -94,8 +94,8 @@ def _refuse(export: Export) -> None:
                 values = export.arrays.get(f"layers/{number}/{kind}/{k}")
                 if values is None or parity not in known or np.abs(values - known[parity].numpy()).max() > 1e-5:
                     raise InputError("gates of nequip other than silu (even) and tanh (odd) are not supported")
-        degree = len(layer["harmonics"])
-        if layer["harmonics"] != [[1, k, (-1) ** k] for k in range(degree)]:
+        degrees = range(len(layer["harmonics"]))
+        if layer["harmonics"] not in ([[1, k, (-1) ** k] for k in degrees], [[1, k, 1] for k in degrees]):
             raise InputError(f"the harmonics {layer['harmonics']} are not supported: parities must be those of vectors")
         if any(parity != 1 for _, _, parity in layer["gates"]):
             raise InputError("odd gates of nequip are not supported by this import")
@@ -107,7 +107,10 @@ def _arguments(export: Export) -> dict[str, Any]:
     layers, arrays = export.need("layers"), export.arrays
     species = elements(export.need("type_names"), "the types of the model")
     made = [(mul, degree, parity) for layer in layers for mul, degree, parity in (*layer["scalars"], *layer["gated"])]
-    l_max = same([len(layer["harmonics"]) - 1 for layer in layers], "harmonics")
+    harmonics = same([layer["harmonics"] for layer in layers], "harmonics")
+    reflections = len(harmonics) == 1 or harmonics[1][2] == -1
+    if not reflections and any(parity == -1 for _, _, parity in made):
+        raise InputError("odd features from even harmonics are not supported by this import")
     cutoff, cutoffs = float(export.need("cutoff")), arrays["pair_cutoffs"].astype(np.float64)
     norms = [arrays[f"layers/{k}/norm"].astype(np.float64) for k in range(len(layers))]
     averages = [
@@ -118,8 +121,9 @@ def _arguments(export: Export) -> dict[str, Any]:
         "species": species,
         "cutoff": cutoff,
         "n_layers": len(layers),
-        "l_max": max(l_max, max(degree for _, degree, _ in made)),
+        "l_max": max(len(harmonics) - 1, max(degree for _, degree, _ in made)),
         "parity": any(parity != (-1) ** degree for _, degree, parity in made),
+        "reflections": reflections,
         "channels": max(arrays["embedding"].shape[1], *(mul for mul, _, _ in made)),
         "n_basis": len(arrays["frequencies"]),
         "trainable_bessel": True,

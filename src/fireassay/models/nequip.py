@@ -7,9 +7,9 @@ the isolated-atom energies are `potential.Baseline`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,16 +36,19 @@ class NequIP(LocalPotential):
     readout_activation: those of the output block, by default two linear layers; average_neighbours: N of eq. 8, take it
     from the training set, one number or one for each species of the neighbour; pair_cutoffs: cutoffs in Å for each
     species of the centre and of the neighbour, none above `cutoff`; first_self_connection: also in the first layer, as
-    in nequip 0.6; seed of the initial weights.
+    in nequip 0.6; reflections: False makes all features and harmonics even (nequip 0.6 without parity), so that a
+    molecule and its mirror image may differ in energy, against law 2; seed of the initial weights.
 
     The defaults are those of the paper for small molecules (Methods, "Hyperparameters"; table VII). The first layer
     has no self-connection, as in nequip 0.19.1, so that an isolated atom has an energy of exactly zero; with
-    `first_self_connection` it has one, which is subtracted. The weights of
-    the self-connections are those of each species (nequip 0.19.1 contracts shared ones with its embedding of the
-    species: the same functions). Features from which the energy cannot be reached do not exist (nequip makes them).
+    `first_self_connection` it has one, which is subtracted. The weights of the self-connections are those of each
+    species (nequip 0.19.1 contracts shared ones with its embedding of the species: the same functions). Features from
+    which the energy cannot be reached do not exist (nequip makes them).
 
     Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
     """
+
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"rotation": {"reflections": False, "n_layers": 3}}
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class NequIP(LocalPotential):
         average_neighbours: float | Sequence[float] = 16.0,
         pair_cutoffs: Sequence[Sequence[float]] | None = None,
         first_self_connection: bool = False,
+        reflections: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -84,6 +88,7 @@ class NequIP(LocalPotential):
             "average_neighbours": averages if isinstance(average_neighbours, Sequence) else average_neighbours,
             "pair_cutoffs": None if pair_cutoffs is None else [list(row) for row in pair_cutoffs],
             "first_self_connection": first_self_connection,
+            "reflections": reflections,
             "seed": seed,
         }
         sizes = (cutoff, n_layers, channels, n_basis, envelope_p, *averages, *radial_hidden, *readout_hidden)
@@ -103,12 +108,13 @@ class NequIP(LocalPotential):
         self.first_self_connection = first_self_connection
         self.register_buffer("isolated", None, persistent=False)
         self.layers = nn.ModuleList()
+        harmonics = Irreps(Irrep(degree, (-1) ** degree if reflections else 1) for degree in range(l_max + 1))
         irreps = Irreps("0e")
-        for layer, wanted in enumerate(_layer_irreps(n_layers, l_max, parity)):
+        for layer, wanted in enumerate(_layer_irreps(n_layers, harmonics, parity and reflections)):
             block = InteractionBlock(
                 irreps,
                 wanted,
-                l_max,
+                harmonics,
                 channels,
                 (n_basis, *radial_hidden),
                 averages,
@@ -173,13 +179,12 @@ class NequIP(LocalPotential):
         return twin
 
 
-def _layer_irreps(n_layers: int, l_max: int, parity: bool) -> list[Irreps]:
+def _layer_irreps(n_layers: int, harmonics: Irreps, parity: bool) -> list[Irreps]:
     """The irreps that each layer makes: those of the paper from which a later layer reaches the energy."""
-    both = Irreps(Irrep(degree, p) for degree in range(l_max + 1) for p in (1, -1))
-    hidden = Irreps(irrep for irrep in both if parity or irrep.p == (-1) ** irrep.l)
+    hidden = Irreps(Irrep(degree, p) for degree, own in harmonics for p in ((1, -1) if parity else (own,)))
     layers = [Irreps("0e")]
     for _ in range(n_layers - 1):
-        layers.insert(0, hidden.leading_to(layers[0], Irreps.harmonics(l_max)))
+        layers.insert(0, hidden.leading_to(layers[0], harmonics))
     return layers
 
 
@@ -225,7 +230,7 @@ class InteractionBlock(nn.Module):
         self,
         irreps_in: Irreps,
         wanted: Irreps,
-        l_max: int,
+        harmonics: Irreps,
         channels: int,
         radial_widths: Sequence[int],
         average_neighbours: Sequence[float],
@@ -233,7 +238,6 @@ class InteractionBlock(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        harmonics = Irreps.harmonics(l_max)
         reached = {out for a in irreps_in for b in harmonics for out in a.product(b)}
         self.gate = Gate(Irreps(irrep for irrep in wanted if irrep in reached))
         self.irreps_out = self.gate.irreps_out

@@ -75,6 +75,8 @@ def load_old(path: Path) -> tuple[Any, dict[str, Any]]:
                 raise Refusal(f"{path} holds weights only; keep it beside the config.yaml of its training")
             config = Config.from_file(str(path.parent / "config.yaml"))
             state = torch.load(path, map_location="cpu")
+        dtype = str(config.get("model_dtype", config.get("default_dtype", "float32"))).replace("torch.", "")
+        config["default_dtype"] = config["model_dtype"] = "float64"  # its own rounding is no part of the model
         _set_global_options(config)
         model = model_from_config(config, initialize=False)
         model.load_state_dict(state)
@@ -84,7 +86,6 @@ def load_old(path: Path) -> tuple[Any, dict[str, Any]]:
         raise Refusal(f"nequip cannot load {path} ({type(error).__name__}: {error})") from error
     symbols = config.get("type_to_chemical_symbol")
     names = [symbols[k] for k in range(len(symbols))] if symbols else list(config["type_names"])
-    dtype = str(config["model_dtype"]).replace("torch.", "")
     return model, {"type_names": names, "dtype": dtype, "cutoff": float(config["r_max"])}
 
 
@@ -285,7 +286,8 @@ def predictor(model: Any, names: list[str], cutoff: float, recent: bool) -> Pred
 
 
 def export(path: Path) -> tuple[dict[str, Any], Arrays, list[int], Predict]:
-    """See `exchange.run`. Predictions are those of the model in its own precision."""
+    """See `exchange.run`. Predictions are in float64 for 0.6, in the model's own precision since 0.7, where all but the
+    network is in float64 anyway."""
     nequip = required("nequip", "nequip", "0.6")
     import torch
 
