@@ -30,7 +30,7 @@ from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.segment_softmax import segment_softmax
 from fireassay.nn.sized_features import SCALAR, Features, SizedIrreps, SizedLinear, add, gate
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
-from fireassay.potential import LocalPotential
+from fireassay.potential import LocalPotential, constructor_arguments
 
 # 1 / sqrt(<f(z)^2>) of the leaky activation for normal z, e3nn's estimate as in `mlp`; the integral gives 1.52909.
 LEAKY_NORM: Final = 1.531320475574866
@@ -91,23 +91,7 @@ class Equiformer(LocalPotential):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.arguments = {
-            "species": list(species),
-            "cutoff": cutoff,
-            "n_layers": n_layers,
-            "irreps": irreps,
-            "irreps_head": irreps_head,
-            "irreps_ffn": irreps_ffn,
-            "n_heads": n_heads,
-            "feature_channels": feature_channels,
-            "parity": parity,
-            "n_basis": n_basis,
-            "radial_hidden": list(radial_hidden),
-            "average_neighbours": average_neighbours,
-            "smooth": smooth,
-            "envelope_p": envelope_p,
-            "seed": seed,
-        }
+        self.arguments = constructor_arguments(locals())
         sizes = (cutoff, n_layers, n_heads, feature_channels, n_basis, average_neighbours, envelope_p, *radial_hidden)
         if min(sizes) <= 0:
             raise InputError(f"sizes of an Equiformer must be positive, got {self.arguments}")
