@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from fireassay.cli import app
 from fireassay.config import load_potential, save_potential
 from fireassay.data.graph import from_structures
 from fireassay.errors import InputError
@@ -211,6 +213,25 @@ def test_the_kind_of_a_file():
     assert {name: kind_of(Path(name)) for name in endings} == endings
     with pytest.raises(InputError, match="--kind"):
         kind_of(Path("model.xyz"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.xyz", "--python", "python"], "--kind mace or nequip"),
+        (["a.model", "--python", "/nowhere/python"], "cannot start /nowhere/python"),
+        (["missing.ckpt", "--python", "python"], "missing.ckpt is not a file"),
+        (["a.model", "--python", "python", "--kind", "schnet"], "known are mace, nequip"),
+    ],
+)
+def test_the_command_says_what_is_wrong(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.model").write_text("")
+    result = CliRunner().invoke(app, ["import", *words])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def interpreter(kind: str) -> str:
