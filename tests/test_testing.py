@@ -139,16 +139,25 @@ def test_wrong_reference_values_are_rejected():
 
 
 def test_a_potential_of_zeros_is_vacuous():
-    def silent() -> Baseline:
-        potential = sound()
-        with torch.no_grad():
-            for parameter in potential.potential.parameters():
-                parameter.zero_()
-        return potential
-
     for law in ("rotation", "forces", "stress", "continuity", "isolated_atom", "independence"):
         with pytest.raises(AssertionError, match="vacuous"):
-            assert_potential_contract(silent, laws=[law])
+            assert_potential_contract(lambda: Baseline(Network([1, 8]), E0, scale=0.0), laws=[law])
+
+
+def test_a_law_that_holds_only_until_training_moves_an_offset_is_broken():
+    class Offset(LocalPotential):
+        def __init__(self) -> None:
+            super().__init__()
+            self.arguments, self.cutoff, self.species = {}, 5.0, (1, 8)
+            self.inner, self.bias = Network([1, 8]), nn.Parameter(torch.zeros(()))
+
+        def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
+            energies, descriptors = self.inner.local(graph)
+            return energies + self.bias, descriptors
+
+    with pytest.raises(AssertionError, match="isolated_atom"):
+        assert_potential_contract(Offset)
+    assert "isolated_atom" in assert_potential_contract(lambda: Offset().requires_grad_(False))
 
 
 def test_an_unknown_law_is_named():
