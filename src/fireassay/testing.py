@@ -461,8 +461,8 @@ def law_reference(subject: Subject) -> None:
 def as_trained(potential: Potential) -> Potential:
     """The potential with small random numbers in place of trainable parameters that are exactly zero.
 
-    Biases often begin at zero and training moves them; a law that holds only while they are zero is broken. The shift of
-    a `Baseline`, which moves the energy of an isolated atom on purpose, is left alone.
+    Biases often begin at zero and training moves them; a law that holds only while they are zero is broken. The shift
+    of a `Baseline`, which moves the energy of an isolated atom on purpose, is left alone.
     """
     inner = potential.potential if isinstance(potential, Baseline) else potential
     generator = torch.Generator().manual_seed(15)

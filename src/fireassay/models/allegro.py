@@ -25,7 +25,7 @@ from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
 from fireassay.nn.tensor_product import ChannelwiseProduct, mixed_product, tensor_product
 from fireassay.nn.weighted_harmonics import weighted_harmonics
-from fireassay.potential import LocalPotential
+from fireassay.potential import LocalPotential, constructor_arguments
 
 
 class Allegro(LocalPotential):
@@ -74,27 +74,8 @@ class Allegro(LocalPotential):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.arguments = constructor_arguments(locals())
         ratios = [update_ratio] * n_layers if isinstance(update_ratio, int | float) else list(update_ratio)
-        self.arguments = {
-            "species": list(species),
-            "cutoff": cutoff,
-            "n_layers": n_layers,
-            "l_max": l_max,
-            "parity": parity,
-            "channels": channels,
-            "n_basis": n_basis,
-            "trainable_bessel": trainable_bessel,
-            "envelope_p": envelope_p,
-            "two_body_widths": list(two_body_widths),
-            "latent_widths": list(latent_widths),
-            "readout_hidden": list(readout_hidden),
-            "readout_activation": readout_activation,
-            "average_neighbours": average_neighbours,
-            "two_body": two_body,
-            "own_edge": own_edge,
-            "update_ratio": update_ratio if isinstance(update_ratio, int | float) else ratios,
-            "seed": seed,
-        }
         sizes = (cutoff, n_layers, channels, n_basis, envelope_p, average_neighbours, *readout_hidden)
         widths = (*two_body_widths, *latent_widths)
         if min(*sizes, *widths, *ratios) <= 0 or l_max < 0 or readout_activation not in (None, "silu"):

@@ -24,7 +24,7 @@ from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.so3 import spherical_harmonics
 from fireassay.nn.spherical_basis import SphericalBesselBasis
 from fireassay.nn.triplets import Triplets, triplet_sum
-from fireassay.potential import LocalPotential
+from fireassay.potential import LocalPotential, constructor_arguments
 
 
 class DimeNetPP(LocalPotential):
@@ -67,23 +67,7 @@ class DimeNetPP(LocalPotential):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.arguments = {
-            "species": list(species),
-            "cutoff": cutoff,
-            "n_layers": n_layers,
-            "channels": channels,
-            "interaction_channels": interaction_channels,
-            "basis_channels": basis_channels,
-            "l_max": l_max,
-            "n_basis": n_basis,
-            "trainable_bessel": trainable_bessel,
-            "envelope_p": envelope_p,
-            "n_before_skip": n_before_skip,
-            "n_after_skip": n_after_skip,
-            "readout_hidden": list(readout_hidden),
-            "readout_initial": readout_initial,
-            "seed": seed,
-        }
+        self.arguments = constructor_arguments(locals())
         sizes = (cutoff, n_layers, channels, interaction_channels, basis_channels, n_basis, envelope_p, *readout_hidden)
         if min(sizes) <= 0 or min(l_max, n_before_skip, n_after_skip) < 0 or not readout_hidden:
             raise InputError(

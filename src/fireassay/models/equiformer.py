@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
+from fireassay.nn.connectivity import Connectivity
+from fireassay.nn.convolution import Coupling
 from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
 from fireassay.nn.dense import dense
-from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.edge_tensor_product import EdgeCoupling, attended_product, mixed_product, reaching
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.equivariant_norm import EquivariantLayerNorm
@@ -156,10 +156,8 @@ class Equiformer(LocalPotential):
             centre, neighbour, shift, vectors = none, none, none.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
         else:
             centre, neighbour, shift, vectors = graph.centre, graph.neighbour, graph.shift, edge_vectors(graph)
-        order = edge_order(centre, neighbour, n_atoms)
-        pairs = edge_pairs(centre, neighbour, shift, order.by_neighbour)
-        across = vectors if pairs is None else vectors.index_select(0, pairs.first)
-        distances = torch.linalg.vector_norm(across, dim=1)
+        edges = Connectivity.of(centre, neighbour, shift, n_atoms)
+        distances = torch.linalg.vector_norm(edges.per_pair(vectors), dim=1)
         envelope = (
             polynomial_cutoff(distances, self.cutoff, self.envelope_p)
             if self.smooth
@@ -167,8 +165,7 @@ class Equiformer(LocalPotential):
         )
         harmonics = spherical_harmonics(self.l_max, vectors)
         basis = self.basis(distances) * cosine_cutoff(distances, self.cutoff).unsqueeze(1)
-        edges = Edges(centre, neighbour, order, pairs, harmonics)
-        return Surroundings(edges, *_paired(edges, envelope), envelope, basis, self.smooth)
+        return Surroundings(edges, harmonics, *_paired(edges, harmonics, envelope), envelope, basis, self.smooth)
 
     def frozen(self) -> Equiformer:
         """A twin for inference, to which the energies of isolated atoms are known."""
@@ -188,23 +185,14 @@ class Parts(NamedTuple):
     n_heads: int
 
 
-class Edges(NamedTuple):
-    """The edges by centre, and with `pairs` how each is found beside its reverse."""
-
-    centre: Tensor  # (E,)
-    neighbour: Tensor  # (E,)
-    order: EdgeOrder
-    pairs: EdgePairs | None
-    harmonics: Tensor  # (E, M)
-
-
 class Surroundings(NamedTuple):
     """What all blocks share of the edges; an edge and its reverse, one after the other, share what depends on distance.
 
     Without pairs (an edge has no reverse) every edge has its own.
     """
 
-    by_centre: Edges
+    by_centre: Connectivity
+    harmonics_by_centre: Tensor  # (E, M)
     centres: Segments  # the paired edges, as all that follows
     neighbours: Segments
     harmonics: Tensor  # (E, M)
@@ -215,18 +203,17 @@ class Surroundings(NamedTuple):
     smooth: bool
 
 
-def _paired(edges: Edges, envelope: Tensor) -> tuple[Segments, Segments, Tensor, Tensor, int]:
+def _paired(edges: Connectivity, harmonics: Tensor, envelope: Tensor) -> tuple[Segments, Segments, Tensor, Tensor, int]:
     """The edges pair by pair: segments of centres and of neighbours, harmonics, envelope, edges per distance."""
     if edges.pairs is None:
-        centres = Segments.of_centres(edges.centre, edges.order)
-        return centres, Segments.of_neighbours(edges.neighbour, edges.order), edges.harmonics, envelope, 1
+        return edges.centres, edges.neighbours, harmonics, envelope, 1
     place = edges.pairs.order
     rank = torch.empty_like(place).index_copy(0, place, torch.arange(len(place), device=place.device))
     by_neighbour = rank.index_select(0, edges.order.by_neighbour)
     return (
         Segments(edges.centre.index_select(0, place), rank, edges.order.starts),
         Segments(edges.neighbour.index_select(0, place), by_neighbour, edges.order.neighbour_starts),
-        edges.harmonics.index_select(0, place),
+        harmonics.index_select(0, place),
         envelope.repeat_interleave(2),
         2,
     )
@@ -296,16 +283,8 @@ class EdgeDegreeEmbedding(nn.Module):
         edges = around.by_centre
         n_atoms, channels = len(edges.order.starts) - 1, len(self.scalars)
         weights = self.radial(around.basis) * around.envelope_of_pairs.unsqueeze(1) * self.gain
-        sums = convolution(
-            self.scalars.expand(n_atoms, 1, channels),
-            edges.harmonics,
-            weights.unflatten(1, (-1, channels)),
-            edges.centre,
-            edges.neighbour,
-            self.coupling,
-            edges.order,
-            edges.pairs,
-        )
+        scalars = self.scalars.expand(n_atoms, 1, channels)
+        sums = edges.convolve(scalars, around.harmonics_by_centre, weights.unflatten(1, (-1, channels)), self.coupling)
         blocks = tuple(sums[:, rows] for rows in self.coupling.irreps_out.slices)
         degree = segment_sum(around.envelope, around.centres) * self.gain
         bias = self.linear.bias

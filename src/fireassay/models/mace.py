@@ -17,20 +17,20 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
+from fireassay.nn.connectivity import Connectivity
+from fireassay.nn.convolution import Coupling
 from fireassay.nn.cutoff import polynomial_cutoff
 from fireassay.nn.distance_transform import AgnesiTransform, SoftTransform
-from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.embedding import SpeciesIndex
 from fireassay.nn.equivariant import EquivariantLinear, SpeciesOrder, species_order
 from fireassay.nn.mlp import SILU_NORM, ScalarMLP
 from fireassay.nn.radial import BesselBasis
 from fireassay.nn.radial_table import RadialTable
 from fireassay.nn.screened_repulsion import MACE_TORCH, ScreenedRepulsion
-from fireassay.nn.segment import Segments, segment_sum
+from fireassay.nn.segment import segment_sum
 from fireassay.nn.so3 import Irreps, spherical_harmonics
 from fireassay.nn.symmetric_contraction import FrozenContraction, SymmetricContraction
-from fireassay.potential import LocalPotential
+from fireassay.potential import LocalPotential, constructor_arguments
 
 
 class MACE(LocalPotential):
@@ -75,26 +75,7 @@ class MACE(LocalPotential):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.arguments = {
-            "species": list(species),
-            "cutoff": cutoff,
-            "n_layers": n_layers,
-            "l_max": l_max,
-            "channels": channels,
-            "hidden_l_max": hidden_l_max,
-            "correlation": correlation,
-            "n_basis": n_basis,
-            "trainable_bessel": trainable_bessel,
-            "envelope_p": envelope_p,
-            "radial_hidden": list(radial_hidden),
-            "readout_hidden": readout_hidden,
-            "average_neighbours": average_neighbours,
-            "residual_first": residual_first,
-            "density_normalised": density_normalised,
-            "distance_transform": distance_transform,
-            "pair_repulsion": pair_repulsion,
-            "seed": seed,
-        }
+        self.arguments = constructor_arguments(locals())
         sizes = (cutoff, n_layers, channels, correlation, n_basis, envelope_p, readout_hidden, average_neighbours)
         if min(sizes) <= 0 or min(l_max, hidden_l_max) < 0:
             raise InputError(f"sizes of a MACE must be positive, got {self.arguments}")
@@ -146,19 +127,14 @@ class MACE(LocalPotential):
     def _energies(
         self, species: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        order = edge_order(centre, neighbour, len(species))
-        pairs = edge_pairs(centre, neighbour, shift, order.by_neighbour)
-        distances = torch.linalg.vector_norm(vectors if pairs is None else vectors[pairs.first], dim=1)
+        edges = Connectivity.of(centre, neighbour, shift, len(species))
+        distances = torch.linalg.vector_norm(edges.per_pair(vectors), dim=1)
         ends: list[Tensor] = []  # atomic numbers of the two atoms of a pair
         if self.transform is not None or self.repulsion is not None:
-            ends = [(a if pairs is None else a[pairs.first]) for a in (centre, neighbour)]
-            ends = [self.atomic_numbers[species[atoms]] for atoms in ends]
+            ends = [self.atomic_numbers[species[edges.per_pair(atoms)]] for atoms in (centre, neighbour)]
         arguments = (distances,) if self.transform is None else (distances, self.transform(distances, *ends))
         around = Surroundings(
-            centre=centre,
-            neighbour=neighbour,
-            order=order,
-            pairs=pairs,
+            edges=edges,
             harmonics=spherical_harmonics(self.l_max, vectors),
             basis=self.basis(*arguments),
             species=species_order(species, len(self.index)),
@@ -166,8 +142,7 @@ class MACE(LocalPotential):
         features = (self.embedding / sqrt(len(self.index)))[species].unsqueeze(1)  # (N, 1, C)
         energies = features.new_zeros(len(species))
         if self.repulsion is not None:
-            pair = self.repulsion(distances, *ends)
-            energies = segment_sum(pair if pairs is None else pair[pairs.pair], around.centres)
+            energies = segment_sum(edges.per_edge(self.repulsion(distances, *ends)), edges.centres)
         for layer, readout in zip(self.layers, self.readouts, strict=True):
             features = layer(features, around)
             energies = energies + readout(features[:, 0]).squeeze(1)
@@ -198,21 +173,13 @@ class MACE(LocalPotential):
 
 
 class Surroundings(NamedTuple):
-    """What all layers share: the edges with their harmonics (E, M_sh), the pairs of edges (when every edge has its
-    reverse) with their radial basis (E/2, B), or of every edge (E, B), the atoms' species."""
+    """What all layers share: the edges with their harmonics (E, M_sh), the radial basis (P, B) of their pairs, the
+    atoms' species."""
 
-    centre: Tensor
-    neighbour: Tensor
-    order: EdgeOrder
-    pairs: EdgePairs | None
+    edges: Connectivity
     harmonics: Tensor
     basis: Tensor
     species: SpeciesOrder
-
-    @property
-    def centres(self) -> Segments:
-        """The edges of each centre."""
-        return Segments.of_centres(self.centre, self.order)
 
 
 TRANSFORMS: dict[str, type[nn.Module]] = {"agnesi": AgnesiTransform, "soft": SoftTransform}
@@ -287,22 +254,13 @@ class Layer(nn.Module):
 
     def forward(self, features: Tensor, around: Surroundings) -> Tensor:
         """(N, M_in, C) to (N, M_out, C)."""
-        weights = self.radial(around.basis).unflatten(1, (len(self.coupling.paths), -1))  # (E/2, P, C)
-        messages = convolution(
-            self.linear_up(features),
-            around.harmonics,
-            weights,
-            around.centre,
-            around.neighbour,
-            self.coupling,
-            around.order,
-            around.pairs,
-        )
+        weights = self.radial(around.basis).unflatten(1, (len(self.coupling.paths), -1))  # (P, paths, C)
+        edges = around.edges
+        messages = edges.convolve(self.linear_up(features), around.harmonics, weights, self.coupling)
         messages = self.mix(messages)  # A, eq. 9
         if self.density is not None:
-            density = self.density(around.basis).squeeze(1)
-            density = density if around.pairs is None else density[around.pairs.pair]
-            messages = messages / (1 + segment_sum(density, around.centres)).view(-1, 1, 1)
+            density = edges.per_edge(self.density(around.basis).squeeze(1))
+            messages = messages / (1 + segment_sum(density, edges.centres)).view(-1, 1, 1)
         if not self.residual:
             messages = self.skip(messages, around.species)
         products = self.linear(self.contraction(messages, around.species.species))  # eq. 11

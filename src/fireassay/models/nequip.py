@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
-from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
+from fireassay.nn.connectivity import Connectivity
+from fireassay.nn.convolution import Coupling
 from fireassay.nn.embedding import SpeciesIndex
 from fireassay.nn.equivariant import EquivariantLinear, Gate, SpeciesOrder, species_order
 from fireassay.nn.mlp import ScalarMLP
 from fireassay.nn.radial import BesselBasis
 from fireassay.nn.radial_table import RadialTable
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
-from fireassay.potential import LocalPotential
+from fireassay.potential import LocalPotential, constructor_arguments
 
 
 class NequIP(LocalPotential):
@@ -71,26 +71,8 @@ class NequIP(LocalPotential):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.arguments = constructor_arguments(locals())
         averages = list(average_neighbours) if isinstance(average_neighbours, Sequence) else [average_neighbours]
-        self.arguments = {
-            "species": list(species),
-            "cutoff": cutoff,
-            "n_layers": n_layers,
-            "l_max": l_max,
-            "parity": parity,
-            "channels": channels,
-            "n_basis": n_basis,
-            "trainable_bessel": trainable_bessel,
-            "envelope_p": envelope_p,
-            "radial_hidden": list(radial_hidden),
-            "readout_hidden": list(readout_hidden),
-            "readout_activation": readout_activation,
-            "average_neighbours": averages if isinstance(average_neighbours, Sequence) else average_neighbours,
-            "pair_cutoffs": None if pair_cutoffs is None else [list(row) for row in pair_cutoffs],
-            "first_self_connection": first_self_connection,
-            "reflections": reflections,
-            "seed": seed,
-        }
         sizes = (cutoff, n_layers, channels, n_basis, envelope_p, *averages, *radial_hidden, *readout_hidden)
         if min(sizes) <= 0 or l_max < 0 or readout_activation not in (None, "silu"):
             raise InputError(f"a NequIP needs positive sizes and the activation silu or none, got {self.arguments}")
@@ -138,21 +120,17 @@ class NequIP(LocalPotential):
     def _energies(
         self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        order = edge_order(centre, neighbour, len(rows))
-        one_way = self.stretch is not None and not self.stretch.symmetric
-        pairs = None if one_way else edge_pairs(centre, neighbour, shift, order.by_neighbour)
-        distances = torch.linalg.vector_norm(vectors if pairs is None else vectors[pairs.first], dim=1)
+        edges = Connectivity.of(centre, neighbour, shift, len(rows))
+        if self.stretch is not None and not self.stretch.symmetric:
+            edges = edges._replace(pairs=None)
+        distances = torch.linalg.vector_norm(edges.per_pair(vectors), dim=1)
         if self.stretch is not None:
-            ends = (rows[atoms if pairs is None else atoms[pairs.first]] for atoms in (centre, neighbour))
-            distances = self.stretch(distances, *ends)
+            distances = self.stretch(distances, *(rows[edges.per_pair(atoms)] for atoms in (centre, neighbour)))
         around = Surroundings(
+            edges=edges,
             species=species_order(rows, len(self.index)),
             harmonics=spherical_harmonics(self.l_max, vectors),
             radial=distances if self.tabulated else self.basis(distances),
-            centre=centre,
-            neighbour=neighbour,
-            order=order,
-            pairs=pairs,
         )
         features = self.embedding.index_select(0, rows).unsqueeze(1)  # (N, 1, C)
         for layer in self.layers:
@@ -208,15 +186,12 @@ class PairStretch(nn.Module):
 
 
 class Surroundings(NamedTuple):
-    """What every layer sees of the graph; with `pairs`, both directions of an edge share their radial weights."""
+    """What every layer sees of the graph; both directions of an edge share their radial weights."""
 
+    edges: Connectivity
     species: SpeciesOrder
     harmonics: Tensor  # (E, M_sh)
-    radial: Tensor  # (E/2, n_basis), or the distances (E/2,) for tables; E rows without pairs
-    centre: Tensor  # (E,)
-    neighbour: Tensor  # (E,)
-    order: EdgeOrder
-    pairs: EdgePairs | None
+    radial: Tensor  # (P, n_basis), or the distances (P,) for tables
 
 
 class InteractionBlock(nn.Module):
@@ -262,12 +237,11 @@ class InteractionBlock(nn.Module):
 
     def forward(self, features: Tensor, around: Surroundings) -> Tensor:
         """(N, M_in, C) to (N, M_out, C)."""
-        weights = self.radial(around.radial).unflatten(1, (len(self.coupling.paths), -1))  # (E/2, P, C)
-        edges = (around.centre, around.neighbour, self.coupling, around.order, around.pairs)
+        weights = self.radial(around.radial).unflatten(1, (len(self.coupling.paths), -1))  # (P, paths, C)
         sent = self.linear(features)
         if self.norms is not None:
             sent = sent * self.norms[around.species.species]
-        messages = self.mix(convolution(sent, around.harmonics, weights, *edges))
+        messages = self.mix(around.edges.convolve(sent, around.harmonics, weights, self.coupling))
         if self.self_connection is not None:
             messages = messages + self.self_connection(features, around.species)
         return self.gate(messages)

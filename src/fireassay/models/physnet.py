@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import Coupling, EdgeOrder, convolution, edge_order
+from fireassay.nn.connectivity import Connectivity
+from fireassay.nn.convolution import Coupling
 from fireassay.nn.cutoff import polynomial_cutoff
 from fireassay.nn.dense import dense
 from fireassay.nn.dispersion import HARTREE_FOCK, D3Dispersion
-from fireassay.nn.edge_pairs import EdgePairs, edge_pairs
 from fireassay.nn.electrostatics import conserve_locally, conserve_totally, coulomb_energies
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.pairwise import AtomPairs
 from fireassay.nn.radial import ExponentialBasis
 from fireassay.nn.so3 import Irrep, Irreps
-from fireassay.potential import LocalPotential
+from fireassay.potential import LocalPotential, constructor_arguments
 
 _FIRST_CHARGES = 0.1  # of the weights of the charges, relative to other weights
 _SCALARS = Coupling(Irreps("0e"), Irreps("0e"), [(0, 0, Irrep(0, 1))])
@@ -85,26 +85,7 @@ class PhysNet(LocalPotential):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.arguments = {
-            "species": list(species),
-            "cutoff": cutoff,
-            "short_cutoff": short_cutoff,
-            "n_layers": n_layers,
-            "channels": channels,
-            "n_basis": n_basis,
-            "residual_atomic": residual_atomic,
-            "residual_interaction": residual_interaction,
-            "residual_output": residual_output,
-            "trainable_basis": trainable_basis,
-            "electrostatics": electrostatics,
-            "charge_conservation": charge_conservation,
-            "total_charge": total_charge,
-            "dispersion": dispersion,
-            "dispersion_coefficients": list(dispersion_coefficients),
-            "trainable_dispersion": trainable_dispersion,
-            "zero_start": zero_start,
-            "seed": seed,
-        }
+        self.arguments = constructor_arguments(locals())
         near = cutoff if short_cutoff is None else short_cutoff
         residuals = (residual_interaction, residual_atomic, residual_output)
         if min(cutoff, near, n_layers, channels, n_basis) <= 0 or min(residuals) < 0 or near > cutoff:
@@ -159,7 +140,7 @@ class PhysNet(LocalPotential):
         twin = copy.deepcopy(self).eval().requires_grad_(False)
         if twin.isolated is None:
             rows = torch.arange(len(self.index), device=self.embedding.device)
-            nobody = _edges(rows[:0], rows[:0], rows.new_zeros(0, 3), len(rows))
+            nobody = Connectivity.of(rows[:0], rows[:0], rows.new_zeros(0, 3), len(rows))
             outputs = twin._network(rows, nobody, self.embedding.new_zeros(0, self.basis.functions.means.numel()))[0]
             twin.isolated = outputs[:, 0] * twin.energy_scale
         return twin
@@ -167,23 +148,20 @@ class PhysNet(LocalPotential):
     def _surroundings(self, graph: Graph) -> Surroundings:
         rows = self.index(graph.atomic_numbers)
         all_rows = with_isolated(rows, len(self.index)) if self.isolated is None else rows
-        edges = _edges(graph.centre, graph.neighbour, graph.shift, len(all_rows))
-        ends = graph
-        if edges.pairs is not None:
-            first = (
-                column.index_select(0, edges.pairs.first) for column in (graph.centre, graph.neighbour, graph.shift)
-            )
-            ends = graph._replace(**dict(zip(("centre", "neighbour", "shift"), first, strict=True)))
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(all_rows))
+        columns = (graph.centre, graph.neighbour, graph.shift)
+        first = dict(zip(("centre", "neighbour", "shift"), map(edges.per_pair, columns), strict=True))
+        ends = graph._replace(**first)
         distances = torch.linalg.vector_norm(edge_vectors(ends), dim=1)
         pairs = near_pairs = AtomPairs(ends.centre, ends.neighbour, distances, edges.pairs is not None)
         near = distances.detach() < self.short_cutoff
         if not bool(near.all()):
-            kept = near if edges.pairs is None else near.index_select(0, edges.pairs.pair)
-            edges = _edges(graph.centre[kept], graph.neighbour[kept], graph.shift[kept], len(all_rows))
+            kept = edges.per_edge(near)
+            edges = Connectivity.of(graph.centre[kept], graph.neighbour[kept], graph.shift[kept], len(all_rows))
             near_pairs = AtomPairs(pairs.i[near], pairs.j[near], distances[near], pairs.mutual)
         return Surroundings(rows, all_rows, pairs, near_pairs, edges)
 
-    def _network(self, rows: Tensor, edges: Edges, radial: Tensor) -> tuple[Tensor, Tensor]:
+    def _network(self, rows: Tensor, edges: Connectivity, radial: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (N, 2), or (N, 1) without charges, summed over the modules, and the last features (N, F)."""
         features = self.embedding.index_select(0, rows)
         outputs: list[Tensor] = []
@@ -213,20 +191,6 @@ class PhysNet(LocalPotential):
         return energies, charges, features
 
 
-class Edges(NamedTuple):
-    """The edges of a convolution, in pairs when each has its reverse."""
-
-    centre: Tensor
-    neighbour: Tensor
-    order: EdgeOrder
-    pairs: EdgePairs | None
-
-
-def _edges(centre: Tensor, neighbour: Tensor, shift: Tensor, n_atoms: int) -> Edges:
-    order = edge_order(centre, neighbour, n_atoms)
-    return Edges(centre, neighbour, order, edge_pairs(centre, neighbour, shift, order.by_neighbour))
-
-
 class Surroundings(NamedTuple):
     """The graph as the model sees it: all pairs, and within the short cutoff the pairs and the edges they stand for."""
 
@@ -234,7 +198,7 @@ class Surroundings(NamedTuple):
     all_rows: Tensor  # the same with the isolated atoms, unless their energies are known
     pairs: AtomPairs
     near: AtomPairs
-    edges: Edges
+    edges: Connectivity
 
 
 class RadialFunctions(nn.Module):
@@ -289,13 +253,13 @@ class Module(nn.Module):
         if zero_start:
             nn.init.zeros_(self.output.weight[0])
 
-    def forward(self, x: Tensor, edges: Edges, radial: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, edges: Connectivity, radial: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, F) to new ones and outputs (N, 2)."""
         active = _activated(x)
         spread = _activated(self.neighbours(active)).unsqueeze(1)  # (N, 1, F)
-        masks = self.mask(radial).unsqueeze(1)  # (E/2, 1, F)
+        masks = self.mask(radial).unsqueeze(1)  # (P, 1, F)
         ones = masks.new_ones(len(edges.centre), 1)
-        around = convolution(spread, ones, masks, edges.centre, edges.neighbour, _SCALARS, edges.order, edges.pairs)
+        around = edges.convolve(spread, ones, masks, _SCALARS)
         message = self.of_message(_activated(self.own(active)) + around.squeeze(1))
         x = self.of_atom(self.gate * x + self.update(_activated(message)))
         return x, self.output(_activated(self.of_output(x)))

@@ -17,17 +17,16 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import edge_order
+from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
 from fireassay.nn.dense import dense
-from fireassay.nn.edge_pairs import edge_pairs
 from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.pair_attention import AttentionEdges, attention_coefficients, attention_sum
 from fireassay.nn.radial import ExponentialBasis
 from fireassay.nn.radial_table import RadialTable
 from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.so3 import spherical_harmonics
-from fireassay.potential import LocalPotential
+from fireassay.potential import LocalPotential, constructor_arguments
 
 
 class SO3krates(LocalPotential):
@@ -74,28 +73,10 @@ class SO3krates(LocalPotential):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.arguments = constructor_arguments(locals())
         radial = [channels] if radial_hidden is None else list(radial_hidden)
         spherical = [max(channels // 4, 1)] if spherical_hidden is None else list(spherical_hidden)
         readout = [channels] if readout_hidden is None else list(readout_hidden)
-        self.arguments = {
-            "species": list(species),
-            "cutoff": cutoff,
-            "n_layers": n_layers,
-            "degrees": list(degrees),
-            "channels": channels,
-            "n_heads": n_heads,
-            "n_basis": n_basis,
-            "envelope_p": envelope_p,
-            "radial_hidden": radial,
-            "spherical_hidden": spherical,
-            "residual_attention": residual_attention,
-            "residual_update": residual_update,
-            "layer_norm": layer_norm,
-            "initial_chi": initial_chi,
-            "readout_hidden": readout,
-            "average_neighbours": average_neighbours,
-            "seed": seed,
-        }
         sizes = (cutoff, n_layers, channels, n_heads, n_basis, envelope_p or 1, average_neighbours, *degrees)
         distinct = bool(degrees) and list(degrees) == sorted(set(degrees)) and initial_chi in ("zeros", "neighbours")
         if min(sizes) <= 0 or min([1, *radial, *spherical, *readout]) <= 0 or envelope_p == 0 or not distinct:
@@ -122,19 +103,15 @@ class SO3krates(LocalPotential):
         rows = self.index(graph.atomic_numbers)
         species = with_isolated(rows, len(self.index))
         vectors = edge_vectors(graph)
-        order = edge_order(graph.centre, graph.neighbour, len(species))
-        pairs = edge_pairs(graph.centre, graph.neighbour, graph.shift, order.by_neighbour)
-        distances = torch.linalg.vector_norm(vectors if pairs is None else vectors[pairs.first], dim=1)
-        edges = AttentionEdges.of(graph.centre, graph.neighbour, order, pairs)
-        ends = (graph.centre, graph.neighbour)
-        if pairs is not None:
-            ends = tuple(atoms.index_select(0, pairs.first) for atoms in ends)
-        envelope = self._envelope(distances).index_select(0, edges.pair).unsqueeze(1)
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(species))
+        distances = torch.linalg.vector_norm(edges.per_pair(vectors), dim=1)
+        ends = (Segments.of(edges.per_pair(atoms), len(species)) for atoms in (graph.centre, graph.neighbour))
+        envelope = edges.per_edge(self._envelope(distances)).unsqueeze(1)
         around = Surroundings(
             irreps=self.irreps,
-            edges=edges,
-            centres=Segments.of_centres(graph.centre, order),
-            first=(Segments.of(ends[0], len(species)), Segments.of(ends[1], len(species))),
+            edges=AttentionEdges.of(*edges),
+            centres=edges.centres,
+            first=(next(ends), next(ends)),
             radial=distances if self.tabulated else self.basis(distances),
             envelope=envelope,
             harmonics=self.irreps.of(vectors) * envelope,
