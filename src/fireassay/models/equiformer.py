@@ -22,7 +22,7 @@ from fireassay.nn.convolution import Coupling
 from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
 from fireassay.nn.dense import dense
 from fireassay.nn.edge_tensor_product import EdgeCoupling, attended_product, mixed_product, reaching
-from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
+from fireassay.nn.embedding import SpeciesIndex, relative_energies
 from fireassay.nn.equivariant_norm import EquivariantLayerNorm
 from fireassay.nn.mlp import SILU_NORM
 from fireassay.nn.radial import ExponentialBasis
@@ -133,11 +133,7 @@ class Equiformer(LocalPotential):
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Atom energies (N,) in eV relative to isolated atoms, and the features (N, feature_channels) read out."""
         species = self.index(graph.atomic_numbers)
-        if self.isolated is not None:
-            energies, features = self._energies(species, graph)
-            return energies - self.isolated.index_select(0, species), features
-        energies, features = self._energies(with_isolated(species, len(self.index)), graph)
-        return relative_to_isolated(energies, species), features[: len(species)]
+        return relative_energies(lambda atoms: self._energies(atoms, graph), species, len(self.index), self.isolated)
 
     def _energies(self, species: Tensor, graph: Graph | None) -> tuple[Tensor, Tensor]:
         around = self._surroundings(len(species), graph)

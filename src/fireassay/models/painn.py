@@ -20,7 +20,7 @@ from fireassay.errors import InputError
 from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.convolution import Coupling
 from fireassay.nn.dense import dense
-from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
+from fireassay.nn.embedding import SpeciesIndex, relative_energies
 from fireassay.nn.radial import CutBasis, GaussianBasis, SineBasis
 from fireassay.nn.so3 import Irrep, Irreps
 from fireassay.nn.vectors import norms
@@ -90,13 +90,11 @@ class PaiNN(LocalPotential):
         """Atom energies (N,) in eV relative to isolated atoms, and the scalars (N, C) after the last update."""
         rows = self.index(graph.atomic_numbers)
         edges = (graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
-        if self.isolated is not None:
-            scalars = self._scalars(rows, *edges)
-            return self.readout(scalars).squeeze(1) - self.isolated.index_select(0, rows), scalars
-        scalars = self._scalars(with_isolated(rows, len(self.index)), *edges)
-        return relative_to_isolated(self.readout(scalars).squeeze(1), rows), scalars[: len(rows)]
+        return relative_energies(lambda atoms: self._energies(atoms, *edges), rows, len(self.index), self.isolated)
 
-    def _scalars(self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor) -> Tensor:
+    def _energies(
+        self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
+    ) -> tuple[Tensor, Tensor]:
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         edges = Connectivity.of(centre, neighbour, shift, len(rows))
         around = Surroundings(
@@ -107,7 +105,7 @@ class PaiNN(LocalPotential):
         s, v = self.embedding, None
         for message, update in zip(self.messages, self.updates, strict=True):
             s, v = update(*message(s, v, rows, around))
-        return s
+        return self.readout(s).squeeze(1), s
 
     def frozen(self) -> PaiNN:
         """A twin for inference, with the energies of isolated atoms evaluated once."""
@@ -115,7 +113,7 @@ class PaiNN(LocalPotential):
         if self.isolated is None:
             rows = torch.arange(len(self.index), device=self.embedding.device)
             none = rows[:0], rows[:0], rows.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
-            twin.isolated = twin.readout(twin._scalars(rows, *none)).squeeze(1)
+            twin.isolated = twin._energies(rows, *none)[0]
         return twin
 
 

@@ -20,7 +20,7 @@ from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.convolution import Coupling
 from fireassay.nn.cutoff import cosine_cutoff
 from fireassay.nn.dense import dense
-from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
+from fireassay.nn.embedding import SpeciesIndex, relative_energies
 from fireassay.nn.pair_attention import AttentionEdges, attention_coefficients, attention_sum
 from fireassay.nn.radial import CutBasis, ExponentialBasis
 from fireassay.nn.so3 import Irrep, Irreps
@@ -92,11 +92,7 @@ class TorchMDET(LocalPotential):
         """Atom energies (N,) in eV relative to isolated atoms, and the scalars (N, C) that enter the readout."""
         rows = self.index(graph.atomic_numbers)
         edges = (graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
-        if self.isolated is not None:
-            energies, scalars = self._energies(rows, *edges)
-            return energies - self.isolated.index_select(0, rows), scalars
-        energies, scalars = self._energies(with_isolated(rows, len(self.index)), *edges)
-        return relative_to_isolated(energies, rows), scalars[: len(rows)]
+        return relative_energies(lambda atoms: self._energies(atoms, *edges), rows, len(self.index), self.isolated)
 
     def _energies(
         self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor

@@ -24,6 +24,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from fireassay.nn.harmonics_numba import contract, expand
 from fireassay.nn.simd import (
     at,
     compiled,
@@ -48,6 +49,7 @@ from fireassay.nn.simd import (
 _COUNTER, _TICKET, _CHUNK, _SCRATCH, _N_ATOMS, _N_EDGES, _CHANNELS, _M_IN, _M_OUT, _N_PATHS, _M_SH, _N_PAIRS = range(12)
 _STARTS, _ORDER, _FROM, _TO, _SHARED, _ROWS, _TARGET, _PAIRS, _SOURCE, _ENTRIES, _HARMONIC, _VALUES = range(12, 24)
 _X, _Y, _W, _G, _DX, _DY, _DW, _OUT, _OUT_Y, _OUT_W, _N_WORDS = range(24, 35)
+_COUPLED = (_M_SH, _N_PAIRS, _ENTRIES, _HARMONIC, _VALUES)
 _GROUP = 8  # edges that share one load and store of an output row
 _AT_X, _AT_W, _AT_G = 16, 32, 48  # in a block of edges, where each one's features, weights and gradients begin
 _LINE = 64  # bytes: the edges of a block fill one cache line per component
@@ -145,46 +147,6 @@ def _fetch_weights(words, count, block, zero):
 
 
 @njit
-def _contract(words, harmonics, block, by_lane, a, zero):
-    """A[k] = sum over entries of V Y for a block of edges, edges as lanes."""
-    m_sh, lanes = at(words, _M_SH), lanes_of(zero)
-    entries, harmonic = pointer(at(words, _ENTRIES), 0), pointer(at(words, _HARMONIC), 0)
-    values = pointer(at(words, _VALUES), zero)
-    for lane in range(lanes):
-        base = at(block, lane)
-        for m in range(m_sh):
-            put(by_lane, m * lanes + lane, at(harmonics, base + m))
-    n = 0
-    for k in range(at(words, _N_PAIRS)):
-        result = zero
-        while n < at(entries, k + 1):
-            result = multiply_add(at(values, n), load(by_lane, at(harmonic, n) * lanes, zero), result)
-            n += 1
-        store(a, k * lanes, result)
-
-
-@njit
-def _expand(words, da, block, count, by_lane, gradients, zero):
-    """The transpose of `_contract`: gradients of A, edges as lanes, become gradients of the harmonics."""
-    m_sh, lanes = at(words, _M_SH), lanes_of(zero)
-    entries, harmonic = pointer(at(words, _ENTRIES), 0), pointer(at(words, _HARMONIC), 0)
-    values = pointer(at(words, _VALUES), zero)
-    for m in range(m_sh):
-        store(by_lane, m * lanes, zero)
-    n = 0
-    for k in range(at(words, _N_PAIRS)):
-        gradient = load(da, k * lanes, zero)
-        while n < at(entries, k + 1):
-            where = at(harmonic, n) * lanes
-            store(by_lane, where, multiply_add(at(values, n), gradient, load(by_lane, where, zero)))
-            n += 1
-    for lane in range(count):
-        base = at(block, lane)
-        for m in range(m_sh):
-            put(gradients, base + m, at(by_lane, m * lanes + lane))
-
-
-@njit
 def _add_edges(words, atom, begin, end, block, a, lane_zero, zero):
     """Adds the edges begin to end of a block to the result of one atom."""
     channels, m_out, lanes = at(words, _CHANNELS), at(words, _M_OUT), lanes_of(lane_zero)
@@ -263,9 +225,9 @@ def _segments(words, lane_zero, zero):
                 count = min(lanes_of(lane_zero), at(starts, i + 1) - first)
                 _block(words, first, count, block, lane_zero)
                 _fetch_weights(words, count, block, lane_zero)
-                _contract(words, y, block, by_lane, a, lane_zero)
+                contract(words, _COUPLED, 1, y, block, by_lane, a, lane_zero)
                 if tangent:
-                    _contract(words, dy, block, by_lane, b, lane_zero)
+                    contract(words, _COUPLED, 1, dy, block, by_lane, b, lane_zero)
                 for begin in range(0, count, _GROUP):
                     end = min(begin + _GROUP, count)
                     if tangent:
@@ -357,13 +319,13 @@ def _edges(words, lane_zero, zero):
             break
         count = min(lanes, n_edges - first)
         _block(words, first, count, block, lane_zero)
-        _contract(words, y, block, by_lane, a, lane_zero)
+        contract(words, _COUPLED, 1, y, block, by_lane, a, lane_zero)
         if tangent:
-            _contract(words, dy, block, by_lane, b, lane_zero)
+            contract(words, _COUPLED, 1, dy, block, by_lane, b, lane_zero)
             _edge_block_tangent(words, count, block, a, b, da, lane_zero, zero)
         else:
             _edge_block(words, count, block, a, da, lane_zero, zero)
-        _expand(words, da, block, count, by_lane, out_y, lane_zero)
+        expand(words, _COUPLED, 1, da, block, count, by_lane, out_y, lane_zero)
 
 
 @cache

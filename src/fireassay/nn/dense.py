@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ def dense(
     Uniform or normal of variance 2 gain^2 / (n_in + n_out) (Glorot and Bengio 2010), uniform within gain / sqrt(n_in)
     (torch's own), a random semi-orthogonal matrix (Saxe et al. 2014) times gain, or zeros.
     """
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
+    layer = cast(nn.Linear, nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias))
     with torch.no_grad():
         if bias:
             layer.bias.zero_()

@@ -20,6 +20,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from fireassay.nn.harmonics_numba import contract, expand
 from fireassay.nn.simd import (
     at,
     compiled,
@@ -43,6 +44,7 @@ from fireassay.nn.simd import (
 _COUNTER, _TICKET, _SCRATCH, _BEGIN, _END, _N_PATHS, _N_PAIRS, _M_SH, _N_WEIGHTS, _SHARED, _HEADS = range(11)
 _PATHS, _ROWS, _TARGET, _PAIRS, _SOURCE, _BACK_ROWS, _BACK_SOURCE, _BACK_PAIRS, _BACK_TARGET, _BACK_K = range(11, 21)
 _ENTRIES, _HARMONIC, _VALUES, _IN, _OUT, _GRADIENT, _Y, _W, _GY, _GW, _STARTS, _ORDER, _N_WORDS = range(21, 34)
+_COUPLED = (_M_SH, _N_PAIRS, _ENTRIES, _HARMONIC, _VALUES)
 # The columns of the table of paths, and of the tables of blocks (address, components times channels, channels).
 _OF_SOURCE, _OF_TARGET, _FIRST_COLUMN, _FIRST_WEIGHT, _N_CHANNELS, _IS_FIRST, _PATH_WORDS = range(7)
 _ADDRESS, _STRIDE, _WIDTH, _BLOCK_WORDS = range(4)
@@ -99,46 +101,6 @@ class Tables:
     def addresses(self, dtype: torch.dtype) -> list[int]:
         """Where the tables lie; they live as long as this object."""
         return [tensor.data_ptr() for tensor in (*self._lists, self._values[dtype])]
-
-
-@njit
-def _contract(words, harmonics, edges, by_lane, a, zero):
-    """A[k] = sum over entries of V Y for a block of edges, edges as lanes."""
-    m_sh, lanes = at(words, _M_SH), lanes_of(zero)
-    entries, harmonic = pointer(at(words, _ENTRIES), 0), pointer(at(words, _HARMONIC), 0)
-    values = pointer(at(words, _VALUES), zero)
-    for lane in range(lanes):
-        base = at(edges, lane) * m_sh
-        for m in range(m_sh):
-            put(by_lane, m * lanes + lane, at(harmonics, base + m))
-    n = 0
-    for k in range(at(words, _N_PAIRS)):
-        result = zero
-        while n < at(entries, k + 1):
-            result = multiply_add(at(values, n), load(by_lane, at(harmonic, n) * lanes, zero), result)
-            n += 1
-        store(a, k * lanes, result)
-
-
-@njit
-def _expand(words, da, edges, count, by_lane, gradients, zero):
-    """The transpose of `_contract`: gradients of A, edges as lanes, become gradients of the harmonics."""
-    m_sh, lanes = at(words, _M_SH), lanes_of(zero)
-    entries, harmonic = pointer(at(words, _ENTRIES), 0), pointer(at(words, _HARMONIC), 0)
-    values = pointer(at(words, _VALUES), zero)
-    for m in range(m_sh):
-        store(by_lane, m * lanes, zero)
-    n = 0
-    for k in range(at(words, _N_PAIRS)):
-        gradient = load(da, k * lanes, zero)
-        while n < at(entries, k + 1):
-            where = at(harmonic, n) * lanes
-            store(by_lane, where, multiply_add(at(values, n), gradient, load(by_lane, where, zero)))
-            n += 1
-    for lane in range(count):
-        base = at(edges, lane) * m_sh
-        for m in range(m_sh):
-            put(gradients, base + m, at(by_lane, m * lanes + lane))
 
 
 @njit
@@ -208,7 +170,7 @@ def _product(words, lane_zero, zero, wide):
         count = min(lanes, at(words, _END) - first)
         for lane in range(lanes):
             put(edges, lane, first + min(lane, count - 1))
-        _contract(words, y, edges, by_lane, a, lane_zero)
+        contract(words, _COUPLED, at(words, _M_SH), y, edges, by_lane, a, lane_zero)
         for path in range(at(words, _N_PATHS)):
             if _path(words, path, _N_CHANNELS) % lanes_of(wide) == 0:
                 _product_path(words, path, first, count, a, lanes, wide)
@@ -269,13 +231,13 @@ def _product_gradient(words, lane_zero, zero, wide):
         count = min(lanes, at(words, _END) - first)
         for lane in range(lanes):
             put(edges, lane, first + min(lane, count - 1))
-        _contract(words, y, edges, by_lane, a, lane_zero)
+        contract(words, _COUPLED, at(words, _M_SH), y, edges, by_lane, a, lane_zero)
         for path in range(at(words, _N_PATHS)):
             if _path(words, path, _N_CHANNELS) % lanes_of(wide) == 0:
                 _product_gradient_path(words, path, first, count, (a, da), lanes, wide)
             else:
                 _product_gradient_path(words, path, first, count, (a, da), lanes, zero)
-        _expand(words, da, edges, count, by_lane, gy, lane_zero)
+        expand(words, _COUPLED, at(words, _M_SH), da, edges, count, by_lane, gy, lane_zero)
 
 
 @njit
@@ -329,7 +291,7 @@ def _attended(words, lane_zero, zero, wide):
         begin, last, is_new = at(starts, atom), at(starts, atom + 1), True
         while begin < last:
             count = _next_edges(words, begin, last, edges, lanes)
-            _contract(words, y, edges, by_lane, a, lane_zero)
+            contract(words, _COUPLED, at(words, _M_SH), y, edges, by_lane, a, lane_zero)
             for path in range(at(words, _N_PATHS)):
                 if _path(words, path, _N_CHANNELS) % lanes_of(wide) == 0:
                     _attended_path(words, path, atom, count, is_new, edges, a, inners, lanes, wide)
@@ -421,7 +383,7 @@ def _attended_gradient(words, lane_zero, zero, wide):
         begin, last = at(starts, atom), at(starts, atom + 1)
         while begin < last:
             count = _next_edges(words, begin, last, edges, lanes)
-            _contract(words, y, edges, by_lane, a, lane_zero)
+            contract(words, _COUPLED, at(words, _M_SH), y, edges, by_lane, a, lane_zero)
             for place in range(count * heads):
                 put(sums, place, 0.0)
             for path in range(at(words, _N_PATHS)):
@@ -429,7 +391,7 @@ def _attended_gradient(words, lane_zero, zero, wide):
                     _attended_gradient_path(words, path, atom, count, edges, (a, da, mixed, sums), lanes, wide)
                 else:
                     _attended_gradient_path(words, path, atom, count, edges, (a, da, mixed, sums), lanes, zero)
-            _expand(words, da, edges, count, by_lane, gy, lane_zero)
+            expand(words, _COUPLED, at(words, _M_SH), da, edges, count, by_lane, gy, lane_zero)
             for lane in range(count):
                 for head in range(heads):
                     put(ga, at(edges, lane) * heads + head, at(sums, lane * heads + head))
