@@ -112,3 +112,10 @@ def test_light_modules_do_not_import_torch(module):
 def test_report_does_not_import_torch():
     code = "import sys, fireassay.report.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_kernels_are_whole():
+    """A function that a kernel calls and does not contain would round differently before and after it is cached."""
+    files = sorted((SOURCE / "nn").glob("*.py"))
+    assert sum(file.read_text().count("@njit(forceinline=True)") for file in files) > 50
+    assert [file.name for file in files if "@njit\n" in file.read_text()] == []

@@ -107,12 +107,12 @@ class Edges(NamedTuple):
     shared: Tensor | None = None  # (E,) int64: the row of the weights that an edge uses, by edge, if not its own
 
 
-@njit
+@njit(forceinline=True)
 def _scratch_bytes(m_sh, n_pairs):
     return (8 + m_sh + 3 * n_pairs) * _LINE
 
 
-@njit
+@njit(forceinline=True)
 def _scratch(words, zero):
     """This thread's own memory: where the edges of a block lie, their harmonics, and three sets of A, by lanes."""
     m_sh, size = at(words, _M_SH), at(words, _N_PAIRS) * _LINE
@@ -121,7 +121,7 @@ def _scratch(words, zero):
     return block, by_lane, pointer(first, zero), pointer(first + size, zero), pointer(first + 2 * size, zero)
 
 
-@njit
+@njit(forceinline=True)
 def _block(words, first, count, block, zero):
     """Writes where `count` edges from `first` on lie in y, x, w and g; lanes to spare repeat the last edge."""
     channels = at(words, _CHANNELS)
@@ -136,7 +136,7 @@ def _block(words, first, count, block, zero):
         put(block, _AT_G + lane, at(summed, edge) * at(words, _M_OUT) * channels)
 
 
-@njit
+@njit(forceinline=True)
 def _fetch_weights(words, count, block, zero):
     """Asks for the weights of a block of edges, which come in no order that the machine could foresee."""
     w, size = pointer(at(words, _W), zero), at(words, _N_PATHS) * at(words, _CHANNELS)
@@ -146,7 +146,7 @@ def _fetch_weights(words, count, block, zero):
             prefetch(w, i)
 
 
-@njit
+@njit(forceinline=True)
 def _add_edges(words, atom, begin, end, block, a, lane_zero, zero):
     """Adds the edges begin to end of a block to the result of one atom."""
     channels, m_out, lanes = at(words, _CHANNELS), at(words, _M_OUT), lanes_of(lane_zero)
@@ -172,7 +172,7 @@ def _add_edges(words, atom, begin, end, block, a, lane_zero, zero):
                 store(out, here, result)
 
 
-@njit
+@njit(forceinline=True)
 def _add_edges_tangent(words, atom, begin, end, block, a, b, lane_zero, zero):
     """As `_add_edges` for the derivative: w (A dx + B x) + dw A x, with B from the direction of the harmonics."""
     channels, m_out, lanes = at(words, _CHANNELS), at(words, _M_OUT), lanes_of(lane_zero)
@@ -205,7 +205,7 @@ def _add_edges_tangent(words, atom, begin, end, block, a, b, lane_zero, zero):
                 store(out, here, result)
 
 
-@njit
+@njit(forceinline=True)
 def _segments(words, lane_zero, zero):
     """The sum over the edges of every atom, or its derivative when directions are given."""
     block, by_lane, a, b, _ = _scratch(words, lane_zero)
@@ -237,7 +237,7 @@ def _segments(words, lane_zero, zero):
                 first += count
 
 
-@njit
+@njit(forceinline=True)
 def _edge_block(words, count, block, a, da, lane_zero, zero):
     """Gradients of the weights, and of A, of a block of edges."""
     channels, lanes = at(words, _CHANNELS), lanes_of(lane_zero)
@@ -268,7 +268,7 @@ def _edge_block(words, count, block, a, da, lane_zero, zero):
                 store(out_w, where, gradient)
 
 
-@njit
+@njit(forceinline=True)
 def _edge_block_tangent(words, count, block, a, b, da, lane_zero, zero):
     """As `_edge_block` for the derivative along dx, dw and, as B, the direction of the harmonics."""
     channels, lanes = at(words, _CHANNELS), lanes_of(lane_zero)
@@ -306,7 +306,7 @@ def _edge_block_tangent(words, count, block, a, b, da, lane_zero, zero):
                 store(out_w, where, gradient)
 
 
-@njit
+@njit(forceinline=True)
 def _edges(words, lane_zero, zero):
     """The gradients of every edge, or their derivative when directions are given."""
     block, by_lane, a, b, da = _scratch(words, lane_zero)

@@ -103,14 +103,14 @@ class Tables:
         return [tensor.data_ptr() for tensor in (*self._lists, self._values[dtype])]
 
 
-@njit
+@njit(forceinline=True)
 def _scratch_lines(m_sh, n_pairs, heads):
     """Cache lines of a thread's memory: edges of a block, harmonics, A, its gradient, vectors of up to four lines for
     each edge of a block or component of the output (of which there are fewer), a number for each edge and head."""
     return 8 + m_sh + 2 * n_pairs + 64 + heads
 
 
-@njit
+@njit(forceinline=True)
 def _scratch(words, lane_zero, zero):
     lines = _scratch_lines(at(words, _M_SH), at(words, _N_PAIRS), at(words, _HEADS))
     base = at(words, _SCRATCH) + draw(words, _TICKET, 1) * lines * _LINE
@@ -122,17 +122,17 @@ def _scratch(words, lane_zero, zero):
     return edges, by_lane, a, da, pointer(vectors, zero), pointer(vectors + 64 * _LINE, zero)
 
 
-@njit
+@njit(forceinline=True)
 def _path(words, path, column):
     return at(pointer(at(words, _PATHS), 0), path * _PATH_WORDS + column)
 
 
-@njit
+@njit(forceinline=True)
 def _block(words, table, block, column):
     return at(words, at(words, table) + block * _BLOCK_WORDS + column)
 
 
-@njit
+@njit(forceinline=True)
 def _product_path(words, path, first, count, a, lanes, zero):
     """One path of the products of a block of edges."""
     rows, target = pointer(at(words, _ROWS), 0), pointer(at(words, _TARGET), 0)
@@ -158,7 +158,7 @@ def _product_path(words, path, first, count, a, lanes, zero):
                 store(t, t_base + at(target, row) * width + channel, multiply(weight, inner))
 
 
-@njit
+@njit(forceinline=True)
 def _product(words, lane_zero, zero, wide):
     """The products of every edge."""
     edges, by_lane, a, _, _, _ = _scratch(words, lane_zero, zero)
@@ -178,7 +178,7 @@ def _product(words, lane_zero, zero, wide):
                 _product_path(words, path, first, count, a, lanes, zero)
 
 
-@njit
+@njit(forceinline=True)
 def _product_gradient_path(words, path, first, count, scratch, lanes, zero):
     """One path's part of the gradients of a block of edges."""
     a, da = scratch
@@ -219,7 +219,7 @@ def _product_gradient_path(words, path, first, count, scratch, lanes, zero):
             store(gw, w_base + channel, gradient)
 
 
-@njit
+@njit(forceinline=True)
 def _product_gradient(words, lane_zero, zero, wide):
     """Gradients to features, harmonics and weights of every edge."""
     edges, by_lane, a, da, _, _ = _scratch(words, lane_zero, zero)
@@ -240,7 +240,7 @@ def _product_gradient(words, lane_zero, zero, wide):
         expand(words, _COUPLED, at(words, _M_SH), da, edges, count, by_lane, gy, lane_zero)
 
 
-@njit
+@njit(forceinline=True)
 def _attended_path(words, path, atom, count, is_new, edges, a, inners, lanes, zero):
     """One path of the sums of an atom over a block of its edges."""
     rows, target = pointer(at(words, _ROWS), 0), pointer(at(words, _TARGET), 0)
@@ -269,7 +269,7 @@ def _attended_path(words, path, atom, count, is_new, edges, a, inners, lanes, ze
                 where += n_atoms * t_stride
 
 
-@njit
+@njit(forceinline=True)
 def _next_edges(words, begin, last, edges, lanes):
     """Writes the next edges of an atom, at most `lanes`; lanes to spare repeat the last. Returns how many they are."""
     order, count = pointer(at(words, _ORDER), 0), min(lanes, last - begin)
@@ -279,7 +279,7 @@ def _next_edges(words, begin, last, edges, lanes):
     return count
 
 
-@njit
+@njit(forceinline=True)
 def _attended(words, lane_zero, zero, wide):
     """The sums over the edges of every atom, one for each head."""
     edges, by_lane, a, _, inners, _ = _scratch(words, lane_zero, zero)
@@ -301,7 +301,7 @@ def _attended(words, lane_zero, zero, wide):
             is_new = False
 
 
-@njit
+@njit(forceinline=True)
 def _attended_gradient_path(words, path, atom, count, edges, scratch, lanes, zero):
     """One path's part of the gradients of a block of an atom's edges, four heads at a time.
 
@@ -370,7 +370,7 @@ def _attended_gradient_path(words, path, atom, count, edges, scratch, lanes, zer
                 store(gx, where, result)
 
 
-@njit
+@njit(forceinline=True)
 def _attended_gradient(words, lane_zero, zero, wide):
     """Gradients to features, harmonics and attention of every edge."""
     edges, by_lane, a, da, mixed, sums = _scratch(words, lane_zero, zero)

@@ -86,7 +86,7 @@ class Blocks:
         return [tensor.data_ptr() for tensor in self._tensors[dtype]]
 
 
-@njit
+@njit(forceinline=True)
 def _rows(words, species, begin, end, zero):
     """The output rows of the atoms begin to end of one species."""
     order, w = pointer(at(words, _ORDER), 0), pointer(at(words, _W), zero)
@@ -133,7 +133,7 @@ def _rows(words, species, begin, end, zero):
                 store(out, y3 + channel, multiply(scale, r3))
 
 
-@njit
+@njit(forceinline=True)
 def _product(words, zero):
     """The layer: chunks of atoms, cut where the species changes."""
     starts, chunk, n_atoms = pointer(at(words, _STARTS), 0), at(words, _CHUNK), at(words, _N_ATOMS)
@@ -150,7 +150,7 @@ def _product(words, zero):
                 _rows(words, species, left, right, zero)
 
 
-@njit
+@njit(forceinline=True)
 def _weight_gradient(words, zero):
     """Sums over atoms of input times output gradient: one path, four input channels and all of its atoms at a time."""
     order, starts = pointer(at(words, _ORDER), 0), pointer(at(words, _STARTS), 0)

@@ -13,7 +13,7 @@ from numba import njit
 from fireassay.nn.simd import at, lanes_of, load, multiply_add, pointer, put, store
 
 
-@njit
+@njit(forceinline=True)
 def contract(words, places, stride, harmonics, rows, by_lane, a, zero):
     """A[k] = sum over entries of V Y for a block of edges."""
     m_sh, lanes = at(words, places[0]), lanes_of(zero)
@@ -32,7 +32,7 @@ def contract(words, places, stride, harmonics, rows, by_lane, a, zero):
         store(a, k * lanes, result)
 
 
-@njit
+@njit(forceinline=True)
 def expand(words, places, stride, da, rows, count, by_lane, gradients, zero):
     """The transpose of `contract`: gradients of A become gradients of the harmonics of the first `count` edges."""
     m_sh, lanes = at(words, places[0]), lanes_of(zero)

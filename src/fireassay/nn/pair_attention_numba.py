@@ -104,7 +104,7 @@ def _kernel(kind: str, dtype: torch.dtype) -> int:
     return compiled({"edge": edge_kernel, "atom": atom_kernel, "pair": pair_kernel}[kind]).address
 
 
-@njit
+@njit(forceinline=True)
 def _edge_rows(words, wide, narrow, single):
     n_rows, chunk, heads, width = at(words, _N_ROWS), at(words, _CHUNK), at(words, _HEADS), at(words, _WIDTH)
     summed, gathered, pair = pointer(at(words, _TO), 0), pointer(at(words, _FROM), 0), pointer(at(words, _PAIR), 0)
@@ -123,7 +123,7 @@ def _edge_rows(words, wide, narrow, single):
                 put(out, edge * heads + head, result + some + last)
 
 
-@njit
+@njit(forceinline=True)
 def _product(words, i, j, p, begin, stop, zero):
     """The inner product over as many whole vectors of columns from `begin` on as fit, and where they end."""
     q, k, w = pointer(at(words, _Q), zero), pointer(at(words, _K), zero), pointer(at(words, _W), zero)
@@ -138,7 +138,7 @@ def _product(words, i, j, p, begin, stop, zero):
     return total(result), column
 
 
-@njit
+@njit(forceinline=True)
 def _sum_rows(words, wide, narrow, single):
     n_rows, chunk, heads, width = at(words, _N_ROWS), at(words, _CHUNK), at(words, _HEADS), at(words, _WIDTH)
     while True:
@@ -153,7 +153,7 @@ def _sum_rows(words, wide, narrow, single):
                 _sum_columns(words, row, head, column, stop, single)
 
 
-@njit
+@njit(forceinline=True)
 def _sum_columns(words, row, head, begin, stop, zero):
     """Sums the edges of one atom in as many whole vectors of columns from `begin` on as fit; returns where they end."""
     heads, size = at(words, _HEADS), at(words, _HEADS) * at(words, _WIDTH)
@@ -176,7 +176,7 @@ def _sum_columns(words, row, head, begin, stop, zero):
     return column
 
 
-@njit
+@njit(forceinline=True)
 def _pair_rows(words, wide, narrow, single):
     n_rows, chunk, heads, width = at(words, _N_ROWS), at(words, _CHUNK), at(words, _HEADS), at(words, _WIDTH)
     while True:
@@ -191,7 +191,7 @@ def _pair_rows(words, wide, narrow, single):
                 _pair_columns(words, row, head, column, stop, single)
 
 
-@njit
+@njit(forceinline=True)
 def _pair_columns(words, row, head, begin, stop, zero):
     """Sums the edges of one pair in as many whole vectors of columns from `begin` on as fit; returns where they end."""
     heads, size = at(words, _HEADS), at(words, _HEADS) * at(words, _WIDTH)

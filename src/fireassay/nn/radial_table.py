@@ -195,7 +195,7 @@ def _kernel(gradient: bool, dtype: torch.dtype) -> int:
     return compiled(gradient_kernel if gradient else value_kernel).address
 
 
-@njit
+@njit(forceinline=True)
 def _value_loop(words, zero):
     width, n_edges, chunk = at(words, _WIDTH), at(words, _N_EDGES), at(words, _CHUNK)
     order, interval = pointer(at(words, _ORDER), 0), pointer(at(words, _INTERVAL), 0)
@@ -216,7 +216,7 @@ def _value_loop(words, zero):
                 store(out, edge * width + k, result)
 
 
-@njit
+@njit(forceinline=True)
 def _gradient_loop(words, zero):
     width, n_edges, chunk = at(words, _WIDTH), at(words, _N_EDGES), at(words, _CHUNK)
     order, interval = pointer(at(words, _ORDER), 0), pointer(at(words, _INTERVAL), 0)

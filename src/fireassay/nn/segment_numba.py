@@ -52,7 +52,7 @@ def _kernel(dtype: torch.dtype) -> int:
     return compiled(segment_sum_kernel).address
 
 
-@njit
+@njit(forceinline=True)
 def _rows(words, wide, narrow, single):
     starts, width = pointer(at(words, _STARTS), 0), at(words, _WIDTH)
     n_rows, chunk = at(words, _N_ROWS), at(words, _CHUNK)
@@ -67,7 +67,7 @@ def _rows(words, wide, narrow, single):
             _columns(words, row, first, stop, done, width, single)
 
 
-@njit
+@njit(forceinline=True)
 def _columns(words, row, first, stop, begin, width, zero):
     """Sums as many whole vectors of columns from `begin` on as fit, and returns where they end."""
     order, x, out = pointer(at(words, _ORDER), 0), pointer(at(words, _X), zero), pointer(at(words, _OUT), zero)

@@ -62,7 +62,7 @@ class Constants(Protocol):
     def term_factor(self) -> NDArray[np.int64]: ...
 
 
-@njit
+@njit(forceinline=True)
 def _scratch(words, zero):
     """This thread's own memory: m, the gradient to m, m', the gradient to m', and the gradient to x."""
     size = at(words, _N_MONOMIALS) * lanes_of(zero)
@@ -75,7 +75,7 @@ def _scratch(words, zero):
     return mine, first, first + size, first + 2 * size, first + 3 * size, first + 4 * size
 
 
-@njit
+@njit(forceinline=True)
 def _monomials(words, x, here, scratch, m, zero):
     """Writes the monomials of the features at `here`; the first one, one, is there."""
     channels, lanes = at(words, _CHANNELS), lanes_of(zero)
@@ -85,7 +85,7 @@ def _monomials(words, x, here, scratch, m, zero):
         store(scratch, m + q * lanes, multiply(xf, load(scratch, m + at(parent, q) * lanes, zero)))
 
 
-@njit
+@njit(forceinline=True)
 def _changes(words, x, u, here, scratch, m, d, zero):
     """Writes the changes of the monomials along u; that of the first one, zero, is there."""
     channels, lanes = at(words, _CHANNELS), lanes_of(zero)
@@ -96,7 +96,7 @@ def _changes(words, x, u, here, scratch, m, d, zero):
         store(scratch, d + q * lanes, multiply_add(load(scratch, m + p, zero), load(u, f, zero), change))
 
 
-@njit
+@njit(forceinline=True)
 def _values(words, zero):
     """The polynomial."""
     scratch, m, _, _, _, _ = _scratch(words, zero)
@@ -121,7 +121,7 @@ def _values(words, zero):
             store(out, (n * m_out + r) * channels + c, result)
 
 
-@njit
+@njit(forceinline=True)
 def _gradient(words, zero):
     """The gradient to x for the gradient g of the polynomial."""
     scratch, m, gm, _, _, gx = _scratch(words, zero)
@@ -154,7 +154,7 @@ def _gradient(words, zero):
             store(out, here + i * channels, load(scratch, gx + i * lanes, zero))
 
 
-@njit
+@njit(forceinline=True)
 def _pull(words, x, here, scratch, m, gm, gx, p, f, weight, zero):
     """Adds the gradient of weight * m[p] * x[f] to those of m[p] and x[f]."""
     channels, lanes = at(words, _CHANNELS), lanes_of(zero)
@@ -163,7 +163,7 @@ def _pull(words, x, here, scratch, m, gm, gx, p, f, weight, zero):
     store(scratch, gf, multiply_add(weight, load(scratch, m + p * lanes, zero), load(scratch, gf, zero)))
 
 
-@njit
+@njit(forceinline=True)
 def _tangent(words, zero):
     """The change of the polynomial along u, and the gradient to x of g times that change."""
     scratch, m, gm, d, gd, gx = _scratch(words, zero)
@@ -210,7 +210,7 @@ def _tangent(words, zero):
             store(out_x, here + i * channels, load(scratch, gx + i * lanes, zero))
 
 
-@njit
+@njit(forceinline=True)
 def _coefficient_gradient(words, zero):
     """The gradient to the coefficients, of the polynomial or with u of its change, one partial sum per chunk."""
     scratch, m, _, d, _, _ = _scratch(words, zero)

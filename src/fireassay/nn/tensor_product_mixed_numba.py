@@ -67,7 +67,7 @@ class Blocks:
         return [table.data_ptr() for table in self._tables]
 
 
-@njit
+@njit(forceinline=True)
 def _contract(words, y, atom, a, zero):
     """A[channel, k] = sum over the entries of pair k of V y, for one atom."""
     entries, component = pointer(at(words, _ENTRIES), 0), pointer(at(words, _COMPONENT), 0)
@@ -83,7 +83,7 @@ def _contract(words, y, atom, a, zero):
             where += lanes_of(zero)
 
 
-@njit
+@njit(forceinline=True)
 def _matrix(rows, width, left, begin, right, out, target, channels, zero):
     """out = left @ right for `rows` rows of `width` numbers and `channels` columns; out is contiguous."""
     for row in range(0, rows, 4):
@@ -105,7 +105,7 @@ def _matrix(rows, width, left, begin, right, out, target, channels, zero):
             store(out, target + i3 * channels + channel, r3)
 
 
-@njit
+@njit(forceinline=True)
 def _pairs(words, x, step, first, n1, n2, n3, row, offset, a, set_of, r0, r1, r2, r3, zero):
     """Adds the pairs of a row for four edges; the results lie in registers."""
     rows, source = pointer(at(words, _ROWS), 0), pointer(at(words, _SOURCE), 0)
@@ -121,7 +121,7 @@ def _pairs(words, x, step, first, n1, n2, n3, row, offset, a, set_of, r0, r1, r2
     return r0, r1, r2, r3
 
 
-@njit
+@njit(forceinline=True)
 def _block(words, first, rest, a, b, z, zero):
     """The products of four edges, or of as many as there are, into z."""
     n1, n2, n3 = min(1, rest), min(2, rest), min(3, rest)  # spare edges of four repeat the last
@@ -146,7 +146,7 @@ def _block(words, first, rest, a, b, z, zero):
         set_of += at(words, _N_PAIRS) * lanes_of(zero)
 
 
-@njit
+@njit(forceinline=True)
 def _contract_both(words, atom, a, b, zero):
     """A of the environments and, when there is a second pair of factors, B of the second ones."""
     _contract(words, pointer(at(words, _Y), zero), atom, a, zero)
@@ -154,7 +154,7 @@ def _contract_both(words, atom, a, b, zero):
         _contract(words, pointer(at(words, _Y2), zero), atom, b, zero)
 
 
-@njit
+@njit(forceinline=True)
 def _forward(words, zero):
     """The layer's output for the edges of every atom."""
     scratch, channels = at(words, _SCRATCH) + draw(words, _TICKET, 1) * at(words, _ROOM), at(words, _CHANNELS)
@@ -182,7 +182,7 @@ def _forward(words, zero):
                     )  # fmt: skip
 
 
-@njit
+@njit(forceinline=True)
 def _outer(rows, width, left, begin, right, source, out, target, channels, zero):
     """out += left^T @ right for `rows` rows of `width` and of `channels` numbers; `width` is a multiple of channels."""
     for c in range(0, width, 4):
@@ -206,7 +206,7 @@ def _outer(rows, width, left, begin, right, source, out, target, channels, zero)
             store(out, y3, r3)
 
 
-@njit
+@njit(forceinline=True)
 def _weights(words, zero):
     """The gradient to the weights, in as many sums as there are parts of the atoms."""
     scratch, channels = at(words, _SCRATCH) + draw(words, _TICKET, 1) * at(words, _ROOM), at(words, _CHANNELS)
@@ -236,7 +236,7 @@ def _weights(words, zero):
                     target += at(width, block) * channels
 
 
-@njit
+@njit(forceinline=True)
 def _back(words, first, rest, a, b, z, zero):
     """From the gradient z of the products of four edges to those of their features, and to B, the sums of x z."""
     n1, n2, n3 = min(1, rest), min(2, rest), min(3, rest)
@@ -278,7 +278,7 @@ def _back(words, first, rest, a, b, z, zero):
         set_of += at(words, _N_PAIRS) * lanes_of(zero)
 
 
-@njit
+@njit(forceinline=True)
 def _expand(words, atom, b, zero):
     """The gradient to the environment of one atom from B."""
     entries, component = pointer(at(words, _ENTRIES), 0), pointer(at(words, _COMPONENT), 0)
@@ -297,7 +297,7 @@ def _expand(words, atom, b, zero):
             where += lanes_of(zero)
 
 
-@njit
+@njit(forceinline=True)
 def _backward(words, zero):
     """The gradients to the features of every edge and the environment of every atom."""
     scratch, channels = at(words, _SCRATCH) + draw(words, _TICKET, 1) * at(words, _ROOM), at(words, _CHANNELS)

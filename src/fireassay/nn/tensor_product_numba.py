@@ -110,7 +110,7 @@ def address(table: np.ndarray) -> int:
     return table.__array_interface__["data"][0]
 
 
-@njit
+@njit(forceinline=True)
 def _contract(words, y, atom, channel, a, zero):
     """A[k] = sum over the entries of pair k of V y, for one atom and one vector of channels."""
     entries, component = pointer(at(words, _ENTRIES), 0), pointer(at(words, _COMPONENT), 0)
@@ -124,7 +124,7 @@ def _contract(words, y, atom, channel, a, zero):
         store(a, k * lanes_of(zero), result)
 
 
-@njit
+@njit(forceinline=True)
 def _four(x, step, first, n1, n2, n3, begin, stop, source, a, offset, r0, r1, r2, r3, zero):
     """Adds the pairs begin to stop for four edges; the results lie in registers."""
     for k in range(begin, stop):
@@ -139,7 +139,7 @@ def _four(x, step, first, n1, n2, n3, begin, stop, source, a, offset, r0, r1, r2
     return r0, r1, r2, r3
 
 
-@njit
+@njit(forceinline=True)
 def _edges_of_atom(words, begin, end, offset, a, b, zero):
     """The products of the edges begin to end of one atom, for one vector of channels."""
     rows, source = pointer(at(words, _ROWS), 0), pointer(at(words, _SOURCE), 0)
@@ -165,7 +165,7 @@ def _edges_of_atom(words, begin, end, offset, a, b, zero):
             store(pointer(base + n3 * distance, zero), 0, r3)
 
 
-@njit
+@njit(forceinline=True)
 def _products(words, zero):
     """z = A x of the edges of every atom, with a second pair of factors when there is one."""
     lanes, size = lanes_of(zero), at(words, _SIZE)
@@ -191,7 +191,7 @@ def _products(words, zero):
                     _environment_of_atom(words, base, first, last, channel * size, zero)
 
 
-@njit
+@njit(forceinline=True)
 def _environment_of_atom(words, base, first, last, offset, zero):
     """The gradient to the environment of one atom with the edges first to last, for one vector of channels."""
     entries, component = pointer(at(words, _ENTRIES), 0), pointer(at(words, _COMPONENT), 0)

@@ -55,7 +55,7 @@ class Star(NamedTuple):
     pair: Tensor  # (E,) int64
 
 
-@njit
+@njit(forceinline=True)
 def _scratch(words, zero):
     """This thread's own memory, four sets of sums."""
     degrees = at(words, _DEGREES)
@@ -69,13 +69,13 @@ def _scratch(words, zero):
     )
 
 
-@njit
+@njit(forceinline=True)
 def _clear(words, sums, zero):
     for m in range(at(words, _DEGREES) * at(words, _DEGREES)):
         store(sums, m * lanes_of(zero), zero)
 
 
-@njit
+@njit(forceinline=True)
 def _product(words, degree, edge, channel, zero):
     """A x of one edge."""
     x, a, pair = pointer(at(words, _X), zero), pointer(at(words, _A), zero), pointer(at(words, _PAIR), 0)
@@ -84,7 +84,7 @@ def _product(words, degree, edge, channel, zero):
     return multiply(load(a, row, zero), load(x, edge * channels + channel, zero))
 
 
-@njit
+@njit(forceinline=True)
 def _product_change(words, degree, edge, channel, zero):
     """The derivative of A x of one edge along the directions."""
     x, a, pair = pointer(at(words, _X), zero), pointer(at(words, _A), zero), pointer(at(words, _PAIR), 0)
@@ -94,7 +94,7 @@ def _product_change(words, degree, edge, channel, zero):
     return multiply_add(load(a, row, zero), load(ux, here, zero), first)
 
 
-@njit
+@njit(forceinline=True)
 def _add(sums, y, at0, at1, at2, at3, degree, b0, b1, b2, b3, zero):
     """sums[m] += Y[m] b for the components of one degree of four edges, whose harmonics begin at at0 ... at3."""
     for m in range(degree * degree, (degree + 1) * (degree + 1)):
@@ -106,7 +106,7 @@ def _add(sums, y, at0, at1, at2, at3, degree, b0, b1, b2, b3, zero):
         store(sums, m * lanes_of(zero), result)
 
 
-@njit
+@njit(forceinline=True)
 def _collect(words, sums, y, begin, end, channel, kind, zero):
     """Adds Y times A x (kind 0), its change along the directions (kind 1) or g (kind 2) of the edges to the sums."""
     degrees, channels = at(words, _DEGREES), at(words, _CHANNELS)
@@ -140,7 +140,7 @@ def _collect(words, sums, y, begin, end, channel, kind, zero):
             _add(sums, y, e0 * width, e1 * width, e2 * width, e3 * width, degree, b0, b1, b2, b3, zero)
 
 
-@njit
+@njit(forceinline=True)
 def _read(words, sums, begin, end, channel, zero):
     """The result of the reverse of every edge of an atom."""
     degrees, channels, lanes = at(words, _DEGREES), at(words, _CHANNELS), lanes_of(zero)
@@ -167,7 +167,7 @@ def _read(words, sums, begin, end, channel, zero):
         store(out, at(reverse, e3) * channels + channel, r3)
 
 
-@njit
+@njit(forceinline=True)
 def _back(words, s, z, begin, end, channel, zero):
     """The gradients of the edges of an atom."""
     degrees, channels, lanes = at(words, _DEGREES), at(words, _CHANNELS), lanes_of(zero)
@@ -200,7 +200,7 @@ def _back(words, s, z, begin, end, channel, zero):
         store(out_x, here, result)
 
 
-@njit
+@njit(forceinline=True)
 def _back_change(words, s, ds, z, dz, begin, end, channel, zero):
     """The derivatives of the gradients of the edges of an atom, and of the results of their reverse edges."""
     degrees, channels, lanes = at(words, _DEGREES), at(words, _CHANNELS), lanes_of(zero)
@@ -243,7 +243,7 @@ def _back_change(words, s, ds, z, dz, begin, end, channel, zero):
         store(out, there, summed)
 
 
-@njit
+@njit(forceinline=True)
 def _atoms(words, kernel, zero):
     """Every atom in turn: the sum (kernel 0), its gradients (1) or their derivatives (2)."""
     s, z, ds, dz = _scratch(words, zero)

@@ -44,14 +44,14 @@ class Places(NamedTuple):
     starts: Tensor  # (N+1,) int64
 
 
-@njit
+@njit(forceinline=True)
 def _add(words, y, w, edge, m, block, channel, result, zero):
     """result + Y[e, m] w[e, l, c]."""
     weight = (edge * at(words, _L) + block) * at(words, _CHANNELS) + channel
     return multiply_add(at(y, edge * at(words, _M) + m), load(w, weight, zero), result)
 
 
-@njit
+@njit(forceinline=True)
 def _sums(words, zero):
     """The weighted harmonics of every edge, or their sums."""
     y, w, out = pointer(at(words, _Y), zero), pointer(at(words, _W), zero), pointer(at(words, _OUT), zero)
@@ -76,7 +76,7 @@ def _sums(words, zero):
                         store(out, (row * size + m) * channels + channel, result)
 
 
-@njit
+@njit(forceinline=True)
 def _gradients(words, zero):
     """The gradients to the harmonics and the weights of every edge."""
     y, w, g = pointer(at(words, _Y), zero), pointer(at(words, _W), zero), pointer(at(words, _G), zero)
