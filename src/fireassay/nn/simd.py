@@ -207,8 +207,8 @@ def register_bytes() -> int:
 def compiled(function: Callable[..., None]) -> Any:
     """A kernel as a C function, compiled once per machine; cached beside the package or in the user's cache folder.
 
-    What it calls must be `@njit(forceinline=True)`: a call left in the code goes to a separately optimised function in the
-    process that compiles and to the cached one in all others, and the two may round differently.
+    What it calls must be `@njit(forceinline=True)`: a call left in the code goes to a separately optimised function in
+    the process that compiles and to the cached one in others, and the two may round differently.
     The C function's `.address` is what `launch` takes.
     """
     try:
