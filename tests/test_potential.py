@@ -9,7 +9,7 @@ import torch
 from fireassay.data.graph import from_structures
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.potential import Baseline, Predictor, Sum, constructor_arguments
+from fireassay.potential import Baseline, LocalSum, Predictor, Sum, constructor_arguments
 from toys import Network, Pair
 
 WATER = Structure(np.array([8, 1, 1]), np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]))
@@ -99,3 +99,25 @@ def test_constructor_arguments_are_what_was_given():
 
     expected = {"species": [1, 8], "cutoff": 4.0, "hidden": [3, 4], "kind": "silu", "wanted": None}
     assert Given((1, 8), cutoff=4.0).arguments == expected
+
+
+@pytest.mark.parametrize("kind", [Sum, LocalSum])
+def test_a_sum_freezes_its_terms(kind):
+    class Quick(Pair):
+        def frozen(self):
+            twin = Pair(self.cutoff, power=self.power)
+            twin.quick = True
+            return twin.double().requires_grad_(False)
+
+    graph = from_structures([WATER], 5.0)
+    total = kind([Network([1, 8]).double(), Quick()])
+    twin = total.frozen()
+    assert twin.potentials[1].quick
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+    torch.testing.assert_close(twin.predict(graph).forces, total.predict(graph).forces)
+
+
+@pytest.mark.parametrize("kind", [Sum, LocalSum])
+def test_a_sum_of_nothing_is_refused(kind):
+    with pytest.raises(InputError, match="at least one"):
+        kind([])

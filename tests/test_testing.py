@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors, sum_over_atoms, sum_over_neighbours
 from fireassay.data.structure import Structure
-from fireassay.potential import Baseline, LocalPotential, Prediction, Sum
+from fireassay.potential import Baseline, LocalPotential, LocalSum, Prediction, Sum
 from fireassay.testing import LAWS, Recorded, assert_potential_contract
 from toys import Network, Pair
 
@@ -158,6 +158,14 @@ def test_a_law_that_holds_only_until_training_moves_an_offset_is_broken():
     with pytest.raises(AssertionError, match="isolated_atom"):
         assert_potential_contract(Offset)
     assert "isolated_atom" in assert_potential_contract(lambda: Offset().requires_grad_(False))
+
+
+def test_what_is_on_trial_is_a_copy_and_a_trained_shift_is_no_offset():
+    potential = Baseline(Network([1, 8]), E0, trainable_shift=True).double()
+    before = copy.deepcopy(potential.state_dict())
+    laws = ["isolated_atom", "continuity"]
+    assert assert_potential_contract(lambda: LocalSum([potential]), e0=E0, laws=laws) == laws
+    assert all(torch.equal(value, potential.state_dict()[name]) for name, value in before.items())
 
 
 def test_an_unknown_law_is_named():

@@ -216,17 +216,18 @@ class Sum(Potential):
 
     def __init__(self, potentials: Sequence[Potential]) -> None:
         super().__init__()
-        if not potentials:
-            raise InputError("a sum needs at least one potential")
         self.arguments = {"potentials": list(potentials)}
         self.potentials = nn.ModuleList(potentials)
-        known = [set(p.species) for p in potentials if p.species is not None]
-        self.species = tuple(sorted(set.intersection(*known))) if known else None
+        self.species = _known_to_all(potentials)
         self.cutoff = max(getattr(p, "cutoff", 0.0) for p in potentials)
 
     def energy(self, graph: Graph) -> Tensor:
         """Energy (S,) in eV: the sum over the terms."""
         return self._evaluate(graph).energy
+
+    def frozen(self) -> Sum:
+        """The sum of the frozen equivalents."""
+        return Sum([potential.frozen() for potential in self.potentials]).eval()  # type: ignore[operator]
 
     def _evaluate(self, graph: Graph) -> Prediction:
         terms = [potential._evaluate(graph) for potential in self.potentials]  # type: ignore[operator]
@@ -248,12 +249,9 @@ class LocalSum(LocalPotential):
 
     def __init__(self, potentials: Sequence[LocalPotential]) -> None:
         super().__init__()
-        if not potentials:
-            raise InputError("a sum needs at least one potential")
         self.arguments = {"potentials": list(potentials)}
         self.potentials = nn.ModuleList(potentials)
-        known = [set(p.species) for p in potentials if p.species is not None]
-        self.species = tuple(sorted(set.intersection(*known))) if known else None
+        self.species = _known_to_all(potentials)
         self.cutoff = max(p.cutoff for p in potentials)
 
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
@@ -263,9 +261,15 @@ class LocalSum(LocalPotential):
 
     def frozen(self) -> LocalSum:
         """The sum of the frozen equivalents."""
-        twin = LocalSum([potential.frozen() for potential in self.potentials])  # type: ignore[operator]
-        twin.arguments = self.arguments
-        return twin.eval()
+        return LocalSum([potential.frozen() for potential in self.potentials]).eval()  # type: ignore[operator]
+
+
+def _known_to_all(potentials: Sequence[Potential]) -> tuple[int, ...] | None:
+    """The species that every term of a sum knows, None when none of them has a list. Raises InputError for no terms."""
+    if not potentials:
+        raise InputError("a sum needs at least one potential")
+    known = [set(p.species) for p in potentials if p.species is not None]
+    return tuple(sorted(set.intersection(*known))) if known else None
 
 
 class _Float64(nn.Module):

@@ -461,14 +461,15 @@ def law_reference(subject: Subject) -> None:
 def as_trained(potential: Potential) -> Potential:
     """The potential with small random numbers in place of trainable parameters that are exactly zero.
 
-    Biases often begin at zero and training moves them; a law that holds only while they are zero is broken. The shift
-    of a `Baseline`, which moves the energy of an isolated atom on purpose, is left alone.
+    A copy. Biases often begin at zero and training moves them; a law that holds only while they are zero is broken. The
+    shift of a `Baseline`, which moves the energy of an isolated atom on purpose, is left alone.
     """
-    inner = potential.potential if isinstance(potential, Baseline) else potential
+    potential = copy.deepcopy(potential)
+    shifts = {id(module.shift) for module in potential.modules() if isinstance(module, Baseline)}
     generator = torch.Generator().manual_seed(15)
     with torch.no_grad():
-        for parameter in inner.parameters():
-            if parameter.requires_grad:
+        for parameter in potential.parameters():
+            if parameter.requires_grad and id(parameter) not in shifts:
                 noise = 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter.copy_(torch.where(parameter == 0, noise.to(parameter), parameter))
     return potential

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
-from fireassay.nn.convolution import edge_order
 from fireassay.nn.cutoff import polynomial_cutoff
 from fireassay.nn.embedding import SpeciesIndex, one_hot
 from fireassay.nn.mlp import SILU_NORM, ScalarMLP
@@ -106,7 +105,7 @@ class Allegro(LocalPotential):
         rows = self.index(graph.atomic_numbers)
         vectors = edge_vectors(graph)
         distances = torch.linalg.vector_norm(vectors, dim=1)
-        centres = Segments.of_centres(graph.centre, edge_order(graph.centre, graph.neighbour, graph.n_atoms))
+        centres = Segments.ascending(graph.centre, graph.n_atoms)
         pairs = rows.index_select(0, graph.centre), rows.index_select(0, graph.neighbour)
         latents, envelope = self.two_body(distances, *pairs)
         around = Surroundings(spherical_harmonics(self.l_max, vectors), centres, envelope)

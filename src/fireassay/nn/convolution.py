@@ -95,15 +95,17 @@ class EdgeOrder(NamedTuple):
     neighbour_starts: Tensor  # (N+1,) int64
 
 
+def row_starts(index: Tensor, n_rows: int) -> Tensor:
+    """Where each of `n_rows` rows begins among elements sorted by their row `index` (E,) int64: (n_rows + 1,)."""
+    out = index.new_zeros(n_rows + 1)
+    torch.cumsum(torch.bincount(index, minlength=n_rows), 0, out=out[1:])
+    return out
+
+
 def edge_order(centre: Tensor, neighbour: Tensor, n_atoms: int) -> EdgeOrder:
     """The order of the edges for a graph of `n_atoms`, built once and shared by all layers; `centre` is sorted."""
-
-    def starts(atoms: Tensor) -> Tensor:
-        out = atoms.new_zeros(n_atoms + 1)
-        torch.cumsum(torch.bincount(atoms, minlength=n_atoms), 0, out=out[1:])
-        return out
-
-    return EdgeOrder(starts(centre), torch.argsort(neighbour, stable=True), starts(neighbour))
+    starts, neighbour_starts = row_starts(centre, n_atoms), row_starts(neighbour, n_atoms)
+    return EdgeOrder(starts, torch.argsort(neighbour, stable=True), neighbour_starts)
 
 
 def convolution(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fireassay.errors import InputError
+from fireassay.nn.convolution import row_starts
 from fireassay.nn.equivariant_numba import Blocks, SpeciesOrder, channel_step, product, weight_gradient
 from fireassay.nn.mlp import SILU_NORM, TANH_NORM
 from fireassay.nn.so3 import Irrep, Irreps
@@ -92,9 +93,7 @@ class EquivariantLinear(nn.Module):
 
 def species_order(species: Tensor, n_species: int) -> SpeciesOrder:
     """The atoms sorted by their rows (N,) in the per-species tables, built once and shared by all layers."""
-    starts = species.new_zeros(n_species + 1)
-    torch.cumsum(torch.bincount(species, minlength=n_species), 0, out=starts[1:])
-    return SpeciesOrder(species, torch.argsort(species, stable=True), starts)
+    return SpeciesOrder(species, torch.argsort(species, stable=True), row_starts(species, n_species))
 
 
 class _Maps(NamedTuple):

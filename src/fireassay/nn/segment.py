@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fireassay.nn.convolution import EdgeOrder
+from fireassay.nn.convolution import EdgeOrder, row_starts
 from fireassay.nn.segment_numba import row_sums
 
 
@@ -29,11 +29,14 @@ class Segments(NamedTuple):
         return cls(neighbour, order.by_neighbour, order.neighbour_starts)
 
     @classmethod
+    def ascending(cls, index: Tensor, n_rows: int) -> Segments:
+        """Elements that are sorted by their rows `index` (E,)."""
+        return cls(index, None, row_starts(index, n_rows))
+
+    @classmethod
     def of(cls, index: Tensor, n_rows: int) -> Segments:
         """Elements of any order, by the rows `index` (E,)."""
-        starts = index.new_zeros(n_rows + 1)
-        torch.cumsum(torch.bincount(index, minlength=n_rows), 0, out=starts[1:])
-        return cls(index, torch.argsort(index, stable=True), starts)
+        return cls(index, torch.argsort(index, stable=True), row_starts(index, n_rows))
 
 
 def gather(values: Tensor, segments: Segments) -> Tensor:
