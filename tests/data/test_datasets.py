@@ -11,7 +11,7 @@ from fireassay.errors import InputError
 
 
 def random_structures(count: int, seed: int = 0) -> list[Structure]:
-    """Molecules, crystals and a slab of 1 to 8 atoms, some without a label."""
+    """Molecules, crystals and a slab of 1 to 8 atoms, some without a label, charge or spin."""
     rng = np.random.default_rng(seed)
     structures = []
     for number in range(count):
@@ -26,6 +26,8 @@ def random_structures(count: int, seed: int = 0) -> list[Structure]:
                 energy=None if number % 5 == 1 else float(rng.normal()),
                 forces=None if number % 4 == 2 else rng.normal(size=(n, 3)),
                 stress=rng.normal(size=(3, 3)) if periodic.all() else None,
+                charge=None if number % 4 == 3 else float(number % 3 - 1),
+                spin=2.0 if number % 6 == 0 else None,
             )
         )
     return structures
@@ -42,7 +44,11 @@ def test_select_equals_a_graph_built_from_the_same_structures(dtype: torch.dtype
     assert graph.n_edges > 100
     for got, wanted in zip((*batch.graph, *batch.labels), (*graph, *labels), strict=True):
         assert got.dtype == wanted.dtype
-        assert torch.equal(got, wanted)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
+    assert batch.graph.charge is not None
+    torch.testing.assert_close(
+        batch.graph.charge, torch.tensor([torch.nan, torch.nan, torch.nan, torch.nan, -1.0]).double(), equal_nan=True
+    )
     assert batch.structures.tolist() == chosen
 
 

@@ -16,7 +16,6 @@ import torch
 from typer.testing import CliRunner
 
 from fireassay.cli import app
-from fireassay.config import load_potential, save_potential
 from fireassay.data.graph import from_structures
 from fireassay.errors import InputError
 from fireassay.interop.ase import structure_of
@@ -25,7 +24,8 @@ from fireassay.interop.mace import import_mace, mace_potential
 from fireassay.interop.nequip import import_nequip, nequip_potential
 from fireassay.interop.worker import Export, read_export
 from fireassay.nn.so3 import sign_of_e3nn_0_4
-from fireassay.potential import Baseline, LocalPotential, LocalSum
+from fireassay.potential import Baseline, LocalPotential, Sum
+from fireassay.potential_file import load_potential, save_potential
 from fireassay.testing import assert_potential_contract
 from interop import elsewhere
 
@@ -77,7 +77,7 @@ def test_recorded_predictions_are_met(case, tmp_path):
 def test_contract(case):
     export = export_of(case)
     potential = potential_of(export)
-    inner = potential.potentials[0] if isinstance(potential, LocalSum) else potential
+    inner = potential.potentials[0] if isinstance(potential, Sum) else potential
     assert_potential_contract(lambda: potential_of(export), e0=inner.arguments["e0"])
 
 
@@ -194,7 +194,7 @@ def test_a_reduced_basis_of_contractions_is_carried_over(square):
 
 def test_isolated_atoms_and_the_repulsive_core_have_their_places():
     core = nequip_potential(export_of("nequip_zbl"))
-    assert isinstance(core, LocalSum)
+    assert isinstance(core, Sum)
     assert [type(p).__name__ for p in core.potentials] == ["Baseline", "ZBL"]
     old = nequip_potential(export_of("nequip06"))
     assert isinstance(old, Baseline)

@@ -9,7 +9,7 @@ from ase.build import bulk, molecule
 from fireassay.errors import InputError
 from fireassay.interop.ase import structure_of
 from fireassay.potential import Prediction
-from fireassay.simulation.forces import Forces, dtype_of
+from fireassay.simulation.forces import Forces
 from fireassay.simulation.state import from_structures
 from toys import Network, Pair
 
@@ -45,8 +45,8 @@ def test_parts_add_up_to_the_whole(max_edges: int):
 
 def test_the_potential_sees_its_own_dtype_and_the_state_keeps_its():
     network = Network([1, 6, 8])
-    assert dtype_of(network) == torch.float32
-    assert dtype_of(Pair()) == torch.float64
+    assert network.dtype == torch.float32
+    assert Pair().dtype == torch.float64
     call = Forces(network)
     state = call(mixed())
     assert call.graph is not None
@@ -59,6 +59,8 @@ def test_the_potential_sees_its_own_dtype_and_the_state_keeps_its():
 
 def test_forces_of_another_shape_are_refused():
     class Net:
+        cutoff, species, dtype = 0.0, None, torch.float32
+
         def predict(self, graph, forces=True, stress=False):
             return Prediction(torch.zeros(graph.n_structures), torch.zeros(graph.n_structures, 3))
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fireassay.data.frame import Frame
 from fireassay.errors import InputError
 
+_ARRAYS = ("initial_charges", "initial_magmoms", "charges", "magmoms")
 _COLUMNS = (
     "id",
     "numbers",
@@ -30,6 +31,7 @@ _COLUMNS = (
     "stress",
     "dipole",
     "magmom",
+    *_ARRAYS,
 )
 _MORE = ("key_value_pairs", "data")
 _TYPES = frozenset({"int8", "int16", "int32", "int64", "uint8", "float32", "float64", "bool"})
@@ -71,7 +73,7 @@ def _frame(row: dict[str, Any], file: str) -> Frame:
         positions = _array(row.pop("positions")).reshape(-1, 3)
         cell = _array(row.pop("cell")).reshape(3, 3)
         values: dict[str, Any] = {}
-        for key in ("forces", "stress", "dipole"):
+        for key in ("forces", "stress", "dipole", *_ARRAYS):
             if (blob := row.pop(key, None)) is not None:
                 values[key] = _array(blob)
         if "forces" in values:

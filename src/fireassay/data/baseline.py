@@ -77,13 +77,13 @@ def read_e0(
 
 
 def isolated_atoms(structures: Sequence[Structure]) -> dict[int, float]:
-    """Energies of the frames of a single, non-periodic atom: {atomic number: eV}, empty when there are none.
+    """Energies of the frames of a single, non-periodic, uncharged atom: {atomic number: eV}, empty when there are none.
 
     Raises InputError when two frames of one element differ by more than 1 meV.
     """
     e0: dict[int, float] = {}
     for structure in structures:
-        if len(structure) != 1 or structure.energy is None or structure.pbc.any():
+        if len(structure) != 1 or structure.energy is None or structure.pbc.any() or structure.charge:
             continue
         z = int(structure.atomic_numbers[0])
         if abs(e0.setdefault(z, structure.energy) - structure.energy) > 1e-3:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fireassay.data.graph import Graph, Labels, labels_of
+from fireassay.data.graph import Graph, Labels, labels_of, per_structure
 from fireassay.data.neighbours import neighbour_list
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
@@ -50,6 +50,8 @@ class Dataset:
         self._positions = _joined([s.positions for s in self.structures], np.float64)
         self._cell = torch.from_numpy(np.stack([s.cell for s in self.structures]).astype(np.float64))
         self._pbc = torch.from_numpy(np.stack([s.pbc for s in self.structures]).astype(bool))
+        self._charge = per_structure([s.charge for s in self.structures])
+        self._spin = per_structure([s.spin for s in self.structures])
         lists = []
         watched = track(self.structures, len(self.structures), "neighbour lists", progress or Silent())
         for structure in watched:
@@ -107,6 +109,8 @@ class Dataset:
             centre=self._centre.index_select(0, edges) + offset,
             neighbour=self._neighbour.index_select(0, edges) + offset,
             shift=self._shift.index_select(0, edges).to(torch.int64),
+            charge=None if self._charge is None else self._charge.index_select(0, chosen),
+            spin=None if self._spin is None else self._spin.index_select(0, chosen),
         )
         labels = Labels(
             energy=self.labels.energy.index_select(0, chosen),

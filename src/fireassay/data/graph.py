@@ -28,6 +28,8 @@ class Graph(NamedTuple):
     centre: Tensor  # (E,) int64, i, ascending
     neighbour: Tensor  # (E,) int64, j
     shift: Tensor  # (E, 3) int64
+    charge: Tensor | None = None  # (S,) e, float64, the total charge; NaN where not given, None when it never is
+    spin: Tensor | None = None  # (S,) float64, the multiplicity 2S + 1; NaN and None likewise
 
     @property
     def n_atoms(self) -> int:
@@ -43,7 +45,7 @@ class Graph(NamedTuple):
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
         """The same graph elsewhere; `dtype` changes positions and cell only."""
-        moved = Graph(*(tensor.to(device) for tensor in self))
+        moved = Graph(*(None if tensor is None else tensor.to(device) for tensor in self))  # type: ignore[arg-type]
         return moved._replace(positions=moved.positions.to(dtype), cell=moved.cell.to(dtype))
 
 
@@ -99,14 +101,28 @@ def from_structures(
         centre=torch.from_numpy(np.concatenate([e[0] + start for e, start in zip(lists, starts, strict=True)])),
         neighbour=torch.from_numpy(np.concatenate([e[1] + start for e, start in zip(lists, starts, strict=True)])),
         shift=torch.from_numpy(np.concatenate([e[2] for e in lists])),
+        charge=per_structure([s.charge for s in structures]),
+        spin=per_structure([s.spin for s in structures]),
     )
     return graph.to(device, dtype)
+
+
+def per_structure(values: Sequence[float | None]) -> Tensor | None:
+    """Values (S,) float64 with NaN for None; None when there is no value at all."""
+    if all(value is None for value in values):
+        return None
+    return torch.tensor([torch.nan if value is None else value for value in values], dtype=torch.float64)
+
+
+def value_of(values: Tensor | None, row: int) -> float | None:
+    """The value of one structure in what `per_structure` makes; None where it has none."""
+    return None if values is None or bool(values[row].isnan()) else float(values[row])
 
 
 def labels_of(
     structures: Sequence[Structure], dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
 ) -> Labels:
-    """The labels of `structures`, masked where a structure has none."""
+    """The labels of `structures`, masked where a structure has none; a stress needs a periodic cell with a volume."""
     has_forces = [np.full(len(s), s.forces is not None) for s in structures]
     forces = [s.forces if s.forces is not None else np.zeros((len(s), 3)) for s in structures]
     stress = [s.stress if s.stress is not None else np.zeros((3, 3)) for s in structures]
@@ -116,6 +132,6 @@ def labels_of(
         stress=torch.from_numpy(np.stack(stress).astype(np.float64)),
         has_energy=torch.tensor([s.energy is not None for s in structures]),
         has_forces=torch.from_numpy(np.concatenate(has_forces)),
-        has_stress=torch.tensor([s.stress is not None for s in structures]),
+        has_stress=torch.tensor([s.stress is not None and s.solid for s in structures]),
     )
     return labels.to(device, dtype)

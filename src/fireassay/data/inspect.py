@@ -13,6 +13,7 @@ import numpy as np
 
 from fireassay.data.baseline import fit_e0, isolated_atoms, statistics
 from fireassay.data.conversion import Units, structure_of
+from fireassay.data.electronic_state import STATES, ambiguity, counted
 from fireassay.data.frame import SYMBOLS, Frame, key_shapes
 from fireassay.data.keys import Mapped, lookalikes, resolve, unread_labels
 from fireassay.data.readers import check_distances, load
@@ -42,8 +43,9 @@ class Key:
 class Inspection:
     """Plain values of everything that was found; energies in eV, lengths in Å after the conversion asked for.
 
-    `coverage` is the share of frames with each label; `findings` are sentences about what needs attention, the most
-    serious first; `problems` are frames that cannot be used, with the reason.
+    `coverage` is the share of frames with each label, charge and spin only where there are any; `charges` (e) and
+    `spins` (2S + 1) map the values that occur, ascending, to numbers of frames; `findings` are sentences about what
+    needs attention, the most serious first; `problems` are frames that cannot be used, with the reason.
     """
 
     path: str
@@ -54,6 +56,8 @@ class Inspection:
     compositions: int
     keys: list[Key]
     coverage: dict[str, float]
+    charges: dict[str, int]
+    spins: dict[str, int]
     periodicity: dict[str, int]
     groups: dict[str, int]
     temperatures: dict[str, int]
@@ -90,6 +94,8 @@ class Inspection:
             "Labels": [(name, f"{100 * share:.4g} % of frames") for name, share in self.coverage.items()],
             "Atoms": [*_rows(self.atoms), ("compositions", str(self.compositions))],
             "Elements": [(e, f"{c['atoms']} atoms", f"in {c['frames']} frames") for e, c in self.elements.items()],
+            "Charge (e)": [(name, f"{count} frames") for name, count in list(self.charges.items())[:20]],
+            "Spin (2S + 1)": [(name, f"{count} frames") for name, count in list(self.spins.items())[:20]],
             "Periodicity": [(name, f"{count} frames") for name, count in self.periodicity.items()],
             "Groups": [(name, f"{count} frames") for name, count in list(self.groups.items())[:20]],
             "Temperatures (K)": [(name, f"{count} frames") for name, count in list(self.temperatures.items())[:20]],
@@ -126,6 +132,7 @@ def inspect(
         *_label_findings(frames, mapped, keys, str(path), coverage),
         *unit_findings,
         *force_findings,
+        *(line for line in ambiguity(structures) if line is not None),
         *_periodicity_findings(periodicity),
         *_duplicate_findings(repeated.identical, repeated.near, len(structures)),
     ]
@@ -139,6 +146,8 @@ def inspect(
         compositions=len({tuple(np.bincount(f.atomic_numbers, minlength=119)) for f in frames}),
         keys=_keys(frames, mapped),
         coverage=coverage,
+        charges={f"{value:g}": n for value, n in counted(structures, "charge").items()},
+        spins={f"{value:g}": n for value, n in counted(structures, "spin").items()},
         periodicity=dict(periodicity.most_common()),
         groups=dict(Counter(s.provenance.group for s in structures if s.provenance.group is not None).most_common()),
         temperatures={f"{t:g}": n for t, n in sorted(_temperatures(structures).items())},
@@ -170,13 +179,15 @@ def _structures(frames: Sequence[Frame], mapped: Mapped, units: Units) -> tuple[
 
 
 def _keys(frames: list[Frame], mapped: Mapped) -> list[Key]:
-    labels = {key: label for label, key in mapped.items() if key is not None}
+    labels = {key: label for label, keys in mapped.items() for key in keys}
     return [Key(name, kind, count, labels.get(name)) for name, (kind, count) in key_shapes(frames).items()]
 
 
 def _coverage(structures: Sequence[Structure]) -> dict[str, float]:
     n = max(len(structures), 1)
-    return {name: sum(getattr(s, name) is not None for s in structures) / n for name in ("energy", "forces", "stress")}
+    names = ("energy", "forces", "stress", *STATES)
+    shares = {name: sum(getattr(s, name) is not None for s in structures) / n for name in names}
+    return {name: share for name, share in shares.items() if share or name not in STATES}
 
 
 def _elements(frames: Sequence[Frame]) -> dict[str, dict[str, int]]:
@@ -326,14 +337,14 @@ def _label_findings(
 ) -> list[str]:
     lines = list(unread_labels(frames, mapped, keys, where).values())
     unread = list(lines)
-    if mapped["energy"] is None and mapped["forces"] is None:
+    if not mapped["energy"] and not mapped["forces"]:
         lines.insert(0, f"{where}: no energies and no forces are read: nothing to train on")
     for label, names in lookalikes(frames, mapped).items():
         others = [name for name in names if not any(repr(name) in line for line in unread)]
         if others:
             lines.append(f"not read, but named like {label}: {', '.join(others)}")
     for label, share in coverage.items():
-        if 0 < share < 1:
+        if 0 < share < 1 and label not in STATES:
             lines.append(f"only {100 * share:.3g} % of the frames have {label}: the others train without")
     return lines
 

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from fireassay.data.electronic_state import ROUNDING, STATES, per_atom
 from fireassay.data.frame import Frame, is_number, is_numeric, key_shapes
 from fireassay.errors import InputError, nearest
 
-LABELS: Final = ("energy", "forces", "stress", "virial", "temperature", "group")
+LABELS: Final = ("energy", "forces", "stress", "virial", "temperature", "group", "charge", "spin")
 
 STANDARD: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "extended XYZ": {
@@ -20,7 +21,8 @@ STANDARD: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "stress": ("stress",),
         "virial": ("virial", "virials"),
         "temperature": ("temperature",),
-        "group": ("config_type", "group"),
+        "group": ("config_type", "group", "walker"),
+        **STATES,
     },
     "ASE database": {
         "energy": ("energy",),
@@ -28,7 +30,8 @@ STANDARD: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "stress": ("stress",),
         "virial": ("virial",),
         "temperature": ("temperature",),
-        "group": ("config_type", "group"),
+        "group": ("config_type", "group", "walker"),
+        **STATES,
     },
     "npz": {
         "energy": ("energies", "E", "energy"),
@@ -36,7 +39,8 @@ STANDARD: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "stress": ("stress",),
         "virial": ("virial", "virials"),
         "temperature": ("temperature",),
-        "group": ("config_type", "group"),
+        "group": ("config_type", "group", "walker"),
+        **STATES,
     },
     "DeePMD": {
         "energy": ("energy",),
@@ -45,6 +49,7 @@ STANDARD: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "virial": ("virial",),
         "temperature": ("temperature",),
         "group": ("system",),
+        **STATES,
     },
 }
 
@@ -55,16 +60,22 @@ _NAMES = {
     "stress": re.compile(r"stress|pressure_tensor", re.IGNORECASE),
     "virial": re.compile(r"virial", re.IGNORECASE),
 }
+_STATE_NAMES = {
+    "charge": re.compile(r"charge|(^|_)q(tot)?($|_)", re.IGNORECASE),
+    "spin": re.compile(r"spin|multiplicity|(^|_)mult($|_)|unpaired|(^|_)uhf($|_)", re.IGNORECASE),
+}
+_NO_STATE = re.compile(r"nuclear|core|valence|tol|cut|density|transfer|gap|orbit|contam|polari", re.IGNORECASE)
 _NO_ENERGY = re.compile(r"tol|cut|free|kinetic|per_atom|fermi|zero_point|zpe|gap", re.IGNORECASE)
 
-Mapped = dict[str, str | None]
+Mapped = dict[str, tuple[str, ...]]  # the keys that hold a label, none when it is not read
 
 
 def resolve(frames: Sequence[Frame], file_format: str, keys: Mapping[str, str | None] | None, where: str) -> Mapped:
-    """For each of `LABELS` the key that holds it, or None.
+    """For each of `LABELS` the key that holds it, none when it is not read; charge and spin may have several.
 
     `keys` goes before the standard names of the format; a label mapped to None is left unread. One mapping serves
-    several files, so a temperature or group that a file lacks is None there.
+    several files, so a temperature or group that a file lacks is not read there. Charge and spin are read under all of
+    their standard names, which have to agree, but not where these hold a number per atom.
 
     Raises InputError for an unknown label, a mapped label key that the file lacks, and standard names that compete.
     """
@@ -79,22 +90,26 @@ def resolve(frames: Sequence[Frame], file_format: str, keys: Mapping[str, str | 
             key = keys[label]
             if key is not None and key not in found and label not in _OPTIONAL:
                 raise InputError(f"{where}: has no key {key!r} for {label}{nearest(key, found)}; found {sorted(found)}")
-            mapped[label] = key
+            mapped[label] = () if key is None else (key,)
             continue
         present = [name for name in STANDARD[file_format][label] if name in found and name not in keys.values()]
-        if len(present) > 1 and label not in ("group", "temperature"):
+        if label in STATES:
+            partial = {name for frame in frames for name in present if per_atom(frame.values.get(name), len(frame))}
+            mapped[label] = tuple(name for name in present if name not in partial)
+            continue
+        if len(present) > 1 and label not in _OPTIONAL:
             raise InputError(
                 f"{where}: {label} could be any of {present}; say which, such as keys={{{label}: {present[0]}}}"
             )
-        mapped[label] = present[0] if present else None
-    if mapped["stress"] is not None and "virial" not in keys:
-        mapped["virial"] = None
+        mapped[label] = tuple(present[:1])
+    if mapped["stress"] and "virial" not in keys:
+        mapped["virial"] = ()
     return mapped
 
 
 def lookalikes(frames: Sequence[Frame], mapped: Mapped) -> dict[str, list[str]]:
     """Label -> keys that are not read but by name and shape could be that label; labels without any are left out."""
-    taken = set(mapped.values())
+    taken = {key for keys in mapped.values() for key in keys}
     candidates: dict[str, dict[str, None]] = {label: {} for label in _NAMES}
     seen: set[tuple[str, tuple[int, ...]]] = set()
     for frame in frames:
@@ -124,6 +139,8 @@ def unread_labels(
 ) -> dict[str, str]:
     """For each label that the file seems to hold under a key that is not read, a line with the mapping to write.
 
+    Charge and spin are among them only where they would tell frames apart or a molecule from a neutral one.
+
     Labels that `keys` mentions are left out: the user has decided about them.
     """
     lines: dict[str, str] = {}
@@ -131,21 +148,50 @@ def unread_labels(
     decided = set(keys or ())
     for label, names in similar.items():
         other = {"stress": "virial", "virial": "stress"}.get(label)
-        if label in decided or mapped[label] is not None:
+        if label in decided or mapped[label]:
             continue
-        if other is not None and (other in decided or mapped[other] is not None):
+        if other is not None and (other in decided or mapped[other]):
             continue
         plural = "looks" if len(names) == 1 else "look"
         lines[label] = (
             f"{where}: no {label} read, but {', '.join(map(repr, names))} {plural} like it; "
             f"read it with keys={{{label}: {names[0]}}} or leave it with keys={{{label}: null}}"
         )
+    for quantity in STATES.keys() - decided:
+        key = None if mapped[quantity] else _unread_state(frames, quantity)
+        if key is not None:
+            lines[quantity] = (
+                f"{where}: no {quantity} read, but {key!r} looks like it; read it with keys={{{quantity}: {key}}} or "
+                f"leave it with keys={{{quantity}: null}}"
+            )
     return lines
+
+
+def _unread_state(frames: Sequence[Frame], quantity: str) -> str | None:
+    """A key that by name and values could be the charge or the spin, and matters: not neutral, or not always the same.
+
+    Values per atom are summed, for the charge only.
+    """
+    for key in key_shapes(list(frames)):
+        if not _STATE_NAMES[quantity].search(key) or _NO_STATE.search(key):
+            continue
+        totals: set[float] = set()
+        for frame in frames:
+            value = frame.values.get(key)
+            if value is None:
+                continue
+            summed = quantity == "charge" and per_atom(value, len(frame))
+            if is_number(value) or (summed and not np.array_equal(value, frame.atomic_numbers)):
+                totals.add(float(np.sum(value, dtype=np.float64)))
+        whole = bool(totals) and all(abs(total - np.round(total)) <= ROUNDING for total in totals)
+        if whole and len({0, *map(round, totals)} if quantity == "charge" else totals) > 1:
+            return key
+    return None
 
 
 def require_labels(frames: Sequence[Frame], mapped: Mapped, where: str) -> None:
     """Raises InputError when neither energies nor forces are recognised, with the keys found and what to write."""
-    if mapped["energy"] is not None or mapped["forces"] is not None:
+    if mapped["energy"] or mapped["forces"]:
         return
     found = ", ".join(f"{key}: {kind}" for key, (kind, _) in sorted(key_shapes(list(frames)).items())) or "none"
     similar = lookalikes(frames, mapped)

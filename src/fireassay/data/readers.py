@@ -45,12 +45,12 @@ def read(
 ) -> list[Structure]:
     """The structures of a file, a DeePMD folder, or an embedded data set such as "3bpa-xtb/train_300K".
 
-    `keys` maps labels (energy, forces, stress, virial, temperature, group) to the file's own names, None to leave a
-    label out; labels not mapped are looked for under the standard names of the format. `units` names the file's
-    units, such as {"energy": "kcal/mol", "length": "Angstrom"}; without it, eV and Å are assumed and checked for
-    plausibility. `index` is a number, a slice such as ":100" or "::10", or a list of numbers. Frames read for
-    training need energies or forces; `labels=False` takes a file without them as well. Forces are those of the file:
-    constraints are not applied.
+    `keys` maps labels (energy, forces, stress, virial, temperature, group, charge, spin) to the file's own names, None
+    to leave a label out; labels not mapped are looked for under the standard names of the format. `units` names the
+    file's units, such as {"energy": "kcal/mol", "length": "Angstrom"}; where it names neither, eV and Å are assumed and
+    checked for plausibility. `index` is a number, a slice such as ":100" or "::10", or a list of numbers. Frames read
+    for training need energies or forces; `labels=False` takes a file without them as well. Forces are those of the
+    file: constraints are not applied.
 
     Raises InputError, in one line, for everything that cannot be read as meant; nothing in a file is executed.
     """
@@ -64,7 +64,7 @@ def read(
     structures = [structure_of(frame, mapped, factors) for frame in _chosen(frames, index, where)]
     for structure in structures:
         check_distances(structure)
-    if units is None and labels:
+    if labels and not {"energy", "forces", "length"} & set(units or ()):
         evidence = foreign_unit(structures)
         if evidence is not None:
             raise InputError(
@@ -160,10 +160,9 @@ def _with_images(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
 
 def _refuse_unread(unread: Mapping[str, str]) -> None:
     for label, line in unread.items():
-        if label in ("stress", "virial"):
-            warnings.warn(line, stacklevel=3)
-        else:
+        if label in ("energy", "forces"):
             raise InputError(line)
+        warnings.warn(line, stacklevel=3)
 
 
 def _chosen(frames: list[Frame], index: Index, where: str) -> list[Frame]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def duplicates(structures: Sequence[Structure]) -> Duplicates:
     """Frames that repeat an earlier one, exactly to 1e-6 Å or to within `NEAR`.
 
     Molecules are compared by their interatomic distances, whatever their orientation; periodic frames of one cell by
-    their coordinates up to lattice vectors. Atoms must be in the same order.
+    their coordinates up to lattice vectors. Atoms must be in the same order. Another charge or spin is another frame.
     """
     identical: list[tuple[int, int]] = []
     near: list[tuple[int, int]] = []
@@ -81,12 +81,12 @@ def energy_force_consistency(structures: Sequence[Structure], most: int = 300) -
 
 
 def _alike(structures: Sequence[Structure], among: Sequence[int] | None = None) -> list[list[int]]:
-    """Frames grouped by the sequence of their elements, their periodicity and, where periodic, their cell."""
-    groups: dict[tuple[bytes, bytes, bytes], list[int]] = {}
+    """Frames grouped by their elements in sequence, charge, spin, periodicity and, where periodic, their cell."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for k in range(len(structures)) if among is None else among:
         s = structures[k]
         cell = s.cell[s.pbc].round(3).tobytes() if s.pbc.any() else b""
-        groups.setdefault((s.atomic_numbers.tobytes(), s.pbc.tobytes(), cell), []).append(k)
+        groups.setdefault((s.atomic_numbers.tobytes(), s.charge, s.spin, s.pbc.tobytes(), cell), []).append(k)
     return list(groups.values())
 
 

@@ -101,6 +101,13 @@ def by_group(
     return {part: _labelled(labels, names) for part, names in chosen.items()}
 
 
+def group_numbers(structures: Sequence[Structure]) -> Indices:
+    """The number of each frame's group (S,) among the sorted labels; -1 for a frame without one."""
+    labels = [structure.provenance.group for structure in structures]
+    names = {label: number for number, label in enumerate(sorted({label for label in labels if label is not None}))}
+    return np.array([-1 if label is None else names[label] for label in labels], dtype=np.int64)
+
+
 def by_temperature(structures: Sequence[Structure], tolerance: float = 1.0) -> dict[float, Indices]:
     """Frames by the temperature of their provenance, ascending: {temperature in K: indices}.
 

@@ -27,9 +27,11 @@ class Structure:
     """One configuration. A missing label is None, never zero.
 
     atomic_numbers (N,) int64; positions (N, 3) Å; cell (3, 3) Å, rows are lattice vectors, zero rows where there is
-    none; pbc (3,) bool; energy eV; forces (N, 3) eV/Å; stress (3, 3) eV/Å^3, positive in tension.
+    none; pbc (3,) bool; energy eV; forces (N, 3) eV/Å; stress (3, 3) eV/Å^3, positive in tension; charge e, the total
+    charge, which need not be an integer; spin, the multiplicity 2S + 1: 1 is a singlet, 2 a doublet.
 
-    Raises InputError when shapes disagree, a value is not finite, or a periodic direction has no lattice vector.
+    Raises InputError when shapes disagree, a value is not finite, a periodic direction has no lattice vector, the
+    charge exceeds that of the nuclei, or the multiplicity is below 1.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -40,6 +42,8 @@ class Structure:
     forces: Array | None = None
     stress: Array | None = None
     provenance: Provenance = Provenance()
+    charge: float | None = None
+    spin: float | None = None
 
     def __post_init__(self) -> None:
         n = len(self.atomic_numbers)
@@ -56,10 +60,23 @@ class Structure:
             raise InputError(f"{self.where}: no atoms; remove the frame")
         if self.energy is not None and not np.isfinite(self.energy):
             raise InputError(f"{self.where}: energy is {self.energy}; remove or repair the frame")
+        self._check_electrons()
         if self.pbc.any() and np.linalg.matrix_rank(self.cell[self.pbc]) < self.pbc.sum():
             raise InputError(
                 f"{self.where}: pbc is {self.pbc.tolist()} but the cell {self.cell.tolist()} spans no volume "
                 "in a periodic direction; set pbc to F or give the cell"
+            )
+
+    def _check_electrons(self) -> None:
+        nuclei = int(self.atomic_numbers.sum())
+        if self.charge is not None and not -np.inf < self.charge <= nuclei:
+            raise InputError(
+                f"{self.where}: charge is {self.charge:g} e, needs a finite number up to the nuclei's {nuclei} e"
+            )
+        if self.spin is not None and not 1 <= self.spin < np.inf:
+            raise InputError(
+                f"{self.where}: spin is {self.spin:g}, needs a multiplicity 2S + 1, from 1 on; read unpaired electrons "
+                "with units={spin: 2S}, S with units={spin: S}, or leave it with keys={spin: null}"
             )
 
     @property
@@ -67,6 +84,11 @@ class Structure:
         """The frame's name in messages, such as "train.xyz frame 12"."""
         source = self.provenance
         return f"{source.file or 'structure'} frame {source.frame if source.frame is not None else '?'}"
+
+    @property
+    def solid(self) -> bool:
+        """Whether it has a stress: a cell with a volume that is periodic in some direction."""
+        return bool(self.pbc.any()) and abs(float(np.linalg.det(self.cell))) > 0
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fireassay.data.graph import Graph
 from fireassay.data.neighbours import batched_neighbour_list
 from fireassay.errors import InputError
+from fireassay.kernel_cache import cached
 
 
 class _List(NamedTuple):
@@ -121,7 +122,7 @@ def _within(current: _List, positions: Tensor, cutoff: float) -> tuple[Tensor, T
     return centre, neighbour, shift, length.index_select(0, index)
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(numba.njit, nogil=True)
 def _prune(
     positions: NDArray[np.float64],
     centre: NDArray[np.int64],

@@ -1,7 +1,8 @@
 """ASE, both ways: our potentials as ASE calculators, and anybody's ASE calculator as a predictor.
 
 ASE's units are eV and Å, its stress is positive in tension and in Voigt order xx yy zz yz xz xy: only the order of the
-components differs from ours.
+components differs from ours. Total charge and multiplicity are in `Atoms.info`, under the names that files give them
+(`fireassay.data.electronic_state.STATES`).
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ from ase.calculators.calculator import Calculator, CalculatorError, PropertyNotI
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from torch import Tensor
 
-from fireassay.data.graph import Graph
+from fireassay.data.electronic_state import ROUNDING, STATES, as_ase, stated
+from fireassay.data.graph import Graph, per_structure, value_of
 from fireassay.data.structure import Structure
 from fireassay.data.verlet import VerletList
 from fireassay.errors import InputError
-from fireassay.potential import Potential, Prediction, Predictor
+from fireassay.potential import Potential, Prediction
 
 
 def structure_of(atoms: Atoms) -> Structure:
-    """The structure of ASE atoms, with the labels that an attached calculator already has for these positions."""
+    """The structure of ASE atoms, with the labels that an attached calculator already has for these positions.
+
+    Charge and spin are those of `atoms.info`; initial charges and moments, a guess to start from, are none. Raises
+    InputError when `atoms.info` contradicts itself.
+    """
     results = (
         dict(atoms.calc.results) if atoms.calc is not None and not atoms.calc.calculation_required(atoms, []) else {}
     )
@@ -37,12 +43,21 @@ def structure_of(atoms: Atoms) -> Structure:
         energy=None if results.get("energy") is None else float(results["energy"]),
         forces=None if results.get("forces") is None else np.array(results["forces"], dtype=np.float64),
         stress=None if stress is None else voigt_6_to_full_3x3_stress(np.asarray(stress, dtype=np.float64)),
+        charge=_in_info(atoms, "charge"),
+        spin=_in_info(atoms, "spin"),
     )
 
 
+def _in_info(atoms: Atoms, quantity: str) -> float | None:
+    where = f"the info of {atoms.get_chemical_formula()}"
+    found = stated(atoms.info, STATES[quantity], quantity, len(atoms), where)
+    return None if found is None else found[1]
+
+
 def atoms_of(structure: Structure) -> Atoms:
-    """ASE atoms of a structure, without its labels."""
-    return Atoms(structure.atomic_numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+    """ASE atoms of a structure, without its labels; with its charge and spin as by `as_ase`."""
+    state = as_ase(structure.charge, structure.spin, len(structure))
+    return Atoms(structure.atomic_numbers, structure.positions, cell=structure.cell, pbc=structure.pbc, **state)
 
 
 class FireassayCalculator(Calculator):
@@ -50,8 +65,11 @@ class FireassayCalculator(Calculator):
 
     Edges are kept while atoms move by less than `skin` / 2 Å. Stress is computed once it has been asked for, and from
     then on with the forces, in one pass. `energies` come from potentials that are sums over atoms; stress needs a cell
-    with a volume: asking in vain raises ASE's PropertyNotImplementedError. Raises InputError when an element is
-    unknown to the potential.
+    with a volume: asking in vain raises ASE's PropertyNotImplementedError. A potential that uses charge or spin finds
+    them in `atoms.info["charge"]` and `atoms.info["spin"]`, the multiplicity.
+
+    Raises InputError when an element is unknown to the potential, and when a potential that uses the charge is given
+    charged atoms whose `info` has no charge.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress", "energies"]  # noqa: RUF012 (ASE's name)
@@ -61,10 +79,16 @@ class FireassayCalculator(Calculator):
     ) -> None:
         super().__init__(**parameters)
         self.potential = potential.frozen().to(device)
-        dtypes = [p.dtype for p in potential.parameters() if p.is_floating_point()]
-        self._dtype, self._device = dtypes[0] if dtypes else torch.float64, torch.device(device)
-        self._neighbours = VerletList(float(getattr(potential, "cutoff", 0.0)), skin)
+        self._dtype, self._device = potential.dtype, torch.device(device)
+        self._neighbours = VerletList(potential.cutoff, skin)
         self._with_stress = False
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation; called by ASE, which does not look into `info`."""
+        changes = list(super().check_state(atoms, tol))
+        if self.atoms is not None and self._state(atoms) != self._state(self.atoms):
+            changes.append("info")
+        return changes
 
     def calculate(
         self,
@@ -103,11 +127,30 @@ class FireassayCalculator(Calculator):
             torch.from_numpy(np.array(atoms.pbc, dtype=bool)).unsqueeze(0).to(self._device),
             torch.zeros(len(atoms), dtype=torch.int64, device=self._device),
         )
-        return graph._replace(positions=graph.positions.to(self._dtype), cell=graph.cell.to(self._dtype))
+        charge, spin = (per_structure([value]) for value in self._state(atoms))
+        return graph._replace(
+            positions=graph.positions.to(self._dtype),
+            cell=graph.cell.to(self._dtype),
+            charge=None if charge is None else charge.to(self._device),
+            spin=None if spin is None else spin.to(self._device),
+        )
+
+    def _state(self, atoms: Atoms) -> tuple[float | None, float | None]:
+        """Charge and multiplicity of the atoms, the latter only when the potential uses it."""
+        charge = _in_info(atoms, "charge")
+        if "charge" in self.potential.uses and charge is None and abs(atoms.get_initial_charges().sum()) > ROUNDING:
+            raise InputError(
+                f"the initial charges of {atoms.get_chemical_formula()} sum to "
+                f"{atoms.get_initial_charges().sum():g} e, but its info has no charge; say which it is with "
+                'atoms.info["charge"]'
+            )
+        return charge, _in_info(atoms, "spin") if "spin" in self.potential.uses else None
 
 
-class CalculatorPredictor(Predictor):
+class CalculatorPredictor:
     """Any ASE calculator as a predictor: structures are given to it one by one, without constraints.
+
+    Charge and spin of the graph are told to it as by `fireassay.data.electronic_state.as_ase`.
 
     With `nan_on_failure` a calculation that the calculator reports as failed gives NaN for that structure, so that one
     replica of a simulation ends and the others go on; otherwise the error is passed on. Calculators that start from
@@ -115,6 +158,10 @@ class CalculatorPredictor(Predictor):
 
     Raises InputError when stress is asked for and the calculator has none, or none for this cell.
     """
+
+    cutoff: float = 0.0
+    species: tuple[int, ...] | None = None
+    dtype: torch.dtype = torch.float64
 
     def __init__(self, calculator: Any, *, nan_on_failure: bool = False) -> None:
         self.calculator = calculator
@@ -131,6 +178,7 @@ class CalculatorPredictor(Predictor):
                 host.positions[start:end].detach().numpy(),
                 cell=host.cell[row].detach().numpy(),
                 pbc=host.pbc[row].numpy(),
+                **as_ase(value_of(host.charge, row), value_of(host.spin, row), end - start),
             )
             results.append(self._one(atoms, forces, stress))
         like = graph.positions

@@ -72,7 +72,7 @@ def compared(potential: Potential, export: Export) -> Agreement:
     double = potential.to(torch.float64)
     energy = forces = 0.0
     for frame in export.frames:
-        graph = from_structures([frame], float(getattr(potential, "cutoff", 0.0)))
+        graph = from_structures([frame], potential.cutoff)
         lonely = graph._replace(centre=graph.centre[:0], neighbour=graph.neighbour[:0], shift=graph.shift[:0])
         isolated = float(double.predict(lonely, forces=False).energy[0])
         prediction = double.predict(graph)

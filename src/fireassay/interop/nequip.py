@@ -25,7 +25,7 @@ from fireassay.nn.equivariant import EquivariantLinear
 from fireassay.nn.mlp import SILU_NORM, TANH_NORM, ScalarMLP
 from fireassay.nn.screened_repulsion import LAMMPS
 from fireassay.nn.so3 import Irrep
-from fireassay.potential import Baseline, LocalPotential, LocalSum
+from fireassay.potential import Baseline, LocalPotential, Sum
 
 EVEN: Final = Irrep(0, 1)
 
@@ -60,7 +60,7 @@ def nequip_potential(export: Export) -> LocalPotential:
     potential = Baseline(network, energies, factors)
     assign(potential.scale.data, scales[np.argsort(species)], "scales")
     pair = export.need("pair_potential")
-    return potential if pair is None else LocalSum([potential, _repulsion(network, export, pair)])
+    return potential if pair is None else Sum([potential, _repulsion(network, export, pair)])
 
 
 def _repulsion(network: NequIP, export: Export, pair: dict[str, Any]) -> ZBL:

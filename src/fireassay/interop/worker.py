@@ -26,7 +26,7 @@ from fireassay.data.graph import Graph
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.interop.workers.exchange import PROTOCOL, Frame, frame_arrays, read_frames
-from fireassay.potential import Prediction, Predictor
+from fireassay.potential import Prediction
 
 WORKERS: Final = Path(__file__).parent / "workers"
 _REFUSED = 3  # exit code of a script that says why in error.json
@@ -95,7 +95,7 @@ def _arrays(frames: Sequence[Structure]) -> dict[str, np.ndarray]:
     if not frames:
         shapes = {"atomic_numbers": (0,), "positions": (0, 3), "cell": (0, 3, 3), "pbc": (0, 3)}
         return {"counts": np.zeros(0, np.int64), **{name: np.zeros(shape) for name, shape in shapes.items()}}
-    return frame_arrays([Frame(s.atomic_numbers, s.positions, s.cell, s.pbc) for s in frames])
+    return frame_arrays([Frame(s.atomic_numbers, s.positions, s.cell, s.pbc, s.charge, s.spin) for s in frames])
 
 
 def _interpreter(python: Path | str) -> list[str]:
@@ -143,14 +143,19 @@ def _last_line(log: Path) -> str:
     return lines[-1][:300] if lines else "it printed nothing"
 
 
-class WorkerPredictor(Predictor):
+class WorkerPredictor:
     """An ASE calculator in another interpreter as a predictor; a process that lives until `close`.
 
-    `calculator` is text such as "package.module:Class(key=value)" with literal values. Structures go there and energies
+    `calculator` is text such as "package.module:Class(key=value)" with literal values. Structures, with charge and spin
+    where they have any, go there and energies
     (eV), forces (eV/Å) and stress (eV/Å^3) come back as arrays through pipes; what the calculator prints does not
     disturb them. Raises InputError when the interpreter or the calculator cannot be started, and when a calculation
     fails.
     """
+
+    cutoff: float = 0.0
+    species: tuple[int, ...] | None = None
+    dtype: torch.dtype = torch.float64
 
     def __init__(self, python: Path | str, calculator: str) -> None:
         self._log = tempfile.TemporaryDirectory(prefix="fireassay-worker-")
@@ -184,6 +189,8 @@ class WorkerPredictor(Predictor):
             "pbc": host.pbc.numpy(),
             "wanted": np.array([forces, stress]),
         }
+        states = {"charge": host.charge, "spin": host.spin}
+        arrays |= {name: values.numpy() for name, values in states.items() if values is not None}
         self._send(arrays)
         answer = {name: torch.from_numpy(array) for name, array in self._receive().items()}
         like = graph.positions

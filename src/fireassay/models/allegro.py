@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.cutoff import polynomial_cutoff
-from fireassay.nn.embedding import SpeciesIndex, one_hot
+from fireassay.nn.embedding import one_hot
 from fireassay.nn.mlp import SILU_NORM, ScalarMLP
 from fireassay.nn.radial import BesselBasis
 from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
 from fireassay.nn.tensor_product import ChannelwiseProduct, mixed_product, tensor_product
 from fireassay.nn.weighted_harmonics import weighted_harmonics
-from fireassay.potential import LocalPotential, constructor_arguments
+from fireassay.potential import NetworkPotential, constructor_arguments
 
 
-class Allegro(LocalPotential):
+class Allegro(NetworkPotential):
     """Pair energies from `n_layers` tensor products of the features of each edge with the environment of its centre.
 
     species: atomic numbers; cutoff in Å, beyond which no atom sees another, however many layers; l_max: degree of the
@@ -72,7 +72,7 @@ class Allegro(LocalPotential):
         update_ratio: float | Sequence[float] = 0.5,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff, isolated_is_zero=True)
         self.arguments = constructor_arguments(locals())
         ratios = [update_ratio] * n_layers if isinstance(update_ratio, int | float) else list(update_ratio)
         sizes = (cutoff, n_layers, channels, n_basis, envelope_p, average_neighbours, *readout_hidden)
@@ -84,8 +84,7 @@ class Allegro(LocalPotential):
         if two_body not in ("one_hot", "product") or (not own_edge and average_neighbours <= 1):
             raise InputError(f"two_body is one_hot or product, other neighbours more than none, got {self.arguments}")
         generator = torch.Generator().manual_seed(seed)
-        self.index = SpeciesIndex(species)
-        self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
+        self.l_max = l_max
         self.envelope_p, self.average_neighbours = envelope_p, float(average_neighbours)
         basis = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel)
         kind = OneHotTwoBody if two_body == "one_hot" else ProductTwoBody
@@ -99,13 +98,12 @@ class Allegro(LocalPotential):
             self.layers.append(Layer(before, after, harmonics, *sizes, generator))
         self.readout = ScalarMLP((latent_widths[-1], *readout_hidden, 1), generator, SILU_NORM, readout_activation)
 
-    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Atom energies (N,) in eV relative to isolated atoms, and the final latents (N, D) summed over the edges of
-        each atom, over the root of the average number of neighbours."""
-        rows = self.index(graph.atomic_numbers)
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV, and the final latents (R, D) summed over the edges of each atom, over the root of the
+        average number of neighbours."""
         vectors = edge_vectors(graph)
         distances = torch.linalg.vector_norm(vectors, dim=1)
-        centres = Segments.ascending(graph.centre, graph.n_atoms)
+        centres = Segments.ascending(graph.centre, len(rows))
         pairs = rows.index_select(0, graph.centre), rows.index_select(0, graph.neighbour)
         latents, envelope = self.two_body(distances, *pairs)
         around = Surroundings(spherical_harmonics(self.l_max, vectors), centres, envelope)

@@ -6,10 +6,9 @@ shift are `potential.Baseline`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from math import sqrt
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +17,15 @@ from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.convolution import Coupling
-from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.equivariant import EquivariantLinear, SpeciesOrder, species_order
 from fireassay.nn.mlp import SILU_NORM, ScalarMLP
 from fireassay.nn.radial import BesselBasis
-from fireassay.nn.radial_table import RadialTable
+from fireassay.nn.radial_table import tabulated
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
-from fireassay.potential import LocalPotential, constructor_arguments
+from fireassay.potential import NetworkPotential, constructor_arguments
 
 
-class BOTNet(LocalPotential):
+class BOTNet(NetworkPotential):
     """Atom energies from `n_layers` linear equivariant convolutions, each of which adds one to the body order.
 
     Nothing but the radial functions and the last readout is non-linear: layer t makes functions of t + 1 bodies, read
@@ -70,15 +68,13 @@ class BOTNet(LocalPotential):
         residual_first: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff, isolated_is_zero=not residual_first)
         self.arguments = constructor_arguments(locals())
         sizes = (cutoff, n_layers, channels, n_basis, envelope_p, readout_hidden, average_neighbours, *radial_hidden)
         if min(sizes) <= 0 or min(l_max, hidden_l_max) < 0:
             raise InputError(f"sizes of a BOTNet must be positive, got {self.arguments}")
         generator = torch.Generator().manual_seed(seed)
-        self.index = SpeciesIndex(species)
-        self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
-        self.residual_first = residual_first
+        self.l_max = l_max
         self.basis: nn.Module = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel, orthonormal=True)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
         self.layers, self.readouts = nn.ModuleList(), nn.ModuleList()
@@ -104,37 +100,33 @@ class BOTNet(LocalPotential):
             self.readouts.append(ScalarMLP(widths, generator, SILU_NORM, distribution="normal"))
             irreps = block.irreps_out
 
-    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Atom energies (N,) in eV relative to isolated atoms, and the last layer's even scalars (N, channels)."""
-        rows = self.index(graph.atomic_numbers)
-        atoms = with_isolated(rows, len(self.index)) if self.residual_first else rows
-        around = self._surroundings(graph, atoms)
-        features = (self.embedding / sqrt(len(self.index))).index_select(0, atoms).unsqueeze(1)  # (N, 1, C)
-        energies = features.new_zeros(len(atoms))
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV, and the last layer's even scalars (R, channels)."""
+        around = self._surroundings(rows, graph)
+        features = (self.embedding / sqrt(len(self.index))).index_select(0, rows).unsqueeze(1)  # (R, 1, C)
+        energies = features.new_zeros(len(rows))
         for layer, readout in zip(self.layers, self.readouts, strict=True):
             features = layer(features, around)
             energies = energies + readout(features[:, layer.scalars]).squeeze(1)
-        if self.residual_first:
-            energies = relative_to_isolated(energies, rows)
-        return energies, features[: len(rows), 0]
+        return energies, features[:, 0]
 
-    def _surroundings(self, graph: Graph, atoms: Tensor) -> Surroundings:
+    def _surroundings(self, rows: Tensor, graph: Graph) -> Surroundings:
         vectors = edge_vectors(graph)
-        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(atoms))
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(rows))
         neighbours = None
         if any(layer.element_dependent for layer in self.layers):
-            neighbours = species_order(atoms.index_select(0, graph.neighbour), len(self.index))
+            neighbours = species_order(rows.index_select(0, graph.neighbour), len(self.index))
         return Surroundings(
             edges=edges,
             harmonics=spherical_harmonics(self.l_max, vectors),
             radial=self.basis(torch.linalg.vector_norm(edges.per_pair(vectors), dim=1)),
-            species=species_order(atoms, len(self.index)),
+            species=species_order(rows, len(self.index)),
             neighbours=neighbours,
         )
 
-    def frozen(self) -> BOTNet:
+    def frozen(self) -> Self:
         """A twin for inference whose radial networks are tables."""
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        twin = super().frozen()
         if isinstance(twin.basis, nn.Identity):  # a frozen one already
             return twin
         for layer in twin.layers:
@@ -142,7 +134,7 @@ class BOTNet(LocalPotential):
             if layer.element_dependent:
                 layer.basis = twin.basis
             else:
-                layer.radial = RadialTable(nn.Sequential(twin.basis, layer.radial), self.cutoff)
+                layer.radial = tabulated(nn.Sequential(twin.basis, layer.radial), self.cutoff)
         twin.basis = nn.Identity()  # the layers take distances
         return twin
 

@@ -18,16 +18,15 @@ from fireassay.errors import InputError
 from fireassay.nn.activation import silu
 from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.dense import dense
-from fireassay.nn.embedding import SpeciesIndex
 from fireassay.nn.radial import BesselBasis
 from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.so3 import spherical_harmonics
 from fireassay.nn.spherical_basis import SphericalBesselBasis
 from fireassay.nn.triplets import Triplets, triplet_sum
-from fireassay.potential import LocalPotential, constructor_arguments
+from fireassay.potential import NetworkPotential, constructor_arguments
 
 
-class DimeNetPP(LocalPotential):
+class DimeNetPP(NetworkPotential):
     """Atom energies from messages m_ji along edges, `n_layers` times updated by the messages m_kj and angles at j.
 
     species: atomic numbers; cutoff in Å; channels: width of the messages; interaction_channels: width of what the
@@ -66,7 +65,7 @@ class DimeNetPP(LocalPotential):
         readout_initial: Literal["orthogonal", "zeros"] = "orthogonal",
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff)
         self.arguments = constructor_arguments(locals())
         sizes = (cutoff, n_layers, channels, interaction_channels, basis_channels, n_basis, envelope_p, *readout_hidden)
         if min(sizes) <= 0 or min(l_max, n_before_skip, n_after_skip) < 0 or not readout_hidden:
@@ -76,8 +75,7 @@ class DimeNetPP(LocalPotential):
         if readout_initial not in ("orthogonal", "zeros"):
             raise InputError(f"readout_initial is orthogonal or zeros, got {readout_initial!r}")
         generator = torch.Generator().manual_seed(seed)
-        self.index = SpeciesIndex(species)
-        self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
+        self.l_max = l_max
         self.basis = BesselBasis(1.0, n_basis, envelope_p, trainable_bessel)  # of the distance over the cutoff
         self.spherical_basis = SphericalBesselBasis(cutoff, l_max, n_basis, envelope_p)
         self.embedding = EmbeddingBlock(len(self.index), channels, n_basis, generator)
@@ -98,10 +96,9 @@ class DimeNetPP(LocalPotential):
             for _ in range(n_layers + 1)
         )
 
-    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Atom energies (N,) in eV relative to isolated atoms; what enters the last layer of the last output block."""
-        rows = self.index(graph.atomic_numbers)
-        around = self._surroundings(graph)
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV, and what enters the last layer of the last output block (R, D)."""
+        around = self._surroundings(len(rows), graph)
         messages = self.embedding(rows, around)  # (E, C)
         interactions, outputs = cast(list[InteractionBlock], self.interactions), cast(list[OutputBlock], self.outputs)
         energies, features = outputs[0](messages, around)
@@ -109,15 +106,15 @@ class DimeNetPP(LocalPotential):
             messages = interaction(messages, around)
             more, features = output(messages, around)
             energies = energies + more
-        return energies[:-1] - energies[-1], features[:-1]
+        return energies, features
 
-    def _surroundings(self, graph: Graph) -> Surroundings:
+    def _surroundings(self, n_atoms: int, graph: Graph) -> Surroundings:
         centre, neighbour, shift, vectors = graph.centre, graph.neighbour, graph.shift, edge_vectors(graph)
         near = torch.linalg.vector_norm(vectors.detach(), dim=1) < self.cutoff
         if not bool(near.all()):  # triplets of edges without effect would cost as much as the others
             kept = torch.nonzero(near).squeeze(1)
             centre, neighbour, shift, vectors = (t.index_select(0, kept) for t in (centre, neighbour, shift, vectors))
-        edges = Connectivity.of(centre, neighbour, shift, graph.n_atoms)
+        edges = Connectivity.of(centre, neighbour, shift, n_atoms)
         triplets = Triplets.of(centre, edges.order.starts, edges.pairs)
         distances = torch.linalg.vector_norm(vectors.index_select(0, triplets.pairs.first), dim=1)
         pair, order = triplets.pairs.pair, triplets.pairs.order
@@ -245,10 +242,9 @@ class OutputBlock(nn.Module):
             nn.init.zeros_(self.last.weight)
 
     def forward(self, messages: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
-        """Messages (E, C) to energies (N + 1,) and hidden features (N + 1, D), the last those of an isolated atom."""
+        """Messages (E, C) to energies (N,) and hidden features (N, D)."""
         weighted = messages * gather(self.radial(around.radial), around.by_pair)
-        x = nn.functional.pad(segment_sum(weighted, around.edges.centres), (0, 0, 0, 1))
-        x = self.up(x)
+        x = self.up(segment_sum(weighted, around.edges.centres))
         for layer in self.layers:
             x = silu(layer(x))
         return self.last(x).squeeze(1), x

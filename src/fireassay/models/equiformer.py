@@ -6,7 +6,6 @@ Isolated-atom energies, scale and shift are `potential.Baseline`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import sqrt
@@ -22,7 +21,6 @@ from fireassay.nn.convolution import Coupling
 from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
 from fireassay.nn.dense import dense
 from fireassay.nn.edge_tensor_product import EdgeCoupling, attended_product, mixed_product, reaching
-from fireassay.nn.embedding import SpeciesIndex, relative_energies
 from fireassay.nn.equivariant_norm import EquivariantLayerNorm
 from fireassay.nn.mlp import SILU_NORM
 from fireassay.nn.radial import ExponentialBasis
@@ -30,7 +28,7 @@ from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.segment_softmax import segment_softmax
 from fireassay.nn.sized_features import SCALAR, Features, SizedIrreps, SizedLinear, add, gate
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
-from fireassay.potential import LocalPotential, constructor_arguments
+from fireassay.potential import NetworkPotential, constructor_arguments
 
 # 1 / sqrt(<f(z)^2>) of the leaky activation for normal z, e3nn's estimate as in `mlp`; the integral gives 1.52909.
 LEAKY_NORM: Final = 1.531320475574866
@@ -39,7 +37,7 @@ LEAKY_NORM: Final = 1.531320475574866
 ATOMS_OF_QM9: Final = 18.03065905448718
 
 
-class Equiformer(LocalPotential):
+class Equiformer(NetworkPotential):
     """Atom energies from `n_layers` blocks of equivariant graph attention with nonlinear messages.
 
     species: atomic numbers; cutoff in Å; irreps: channels of the features of each irrep, "128x0e+64x1o+..."; harmonics
@@ -90,7 +88,7 @@ class Equiformer(LocalPotential):
         envelope_p: int = 6,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff)
         self.arguments = constructor_arguments(locals())
         sizes = (cutoff, n_layers, n_heads, feature_channels, n_basis, average_neighbours, envelope_p, *radial_hidden)
         if min(sizes) <= 0:
@@ -98,8 +96,6 @@ class Equiformer(LocalPotential):
         features, head, ffn = (_checked(text, parity) for text in (irreps, irreps_head, irreps_ffn))
         parts = Parts(features, head, ffn, n_heads)
         generator = torch.Generator().manual_seed(seed)
-        self.index = SpeciesIndex(species)
-        self.species, self.cutoff = self.index.species, float(cutoff)
         self.l_max, self.smooth, self.envelope_p = parts.features.irreps.l_max, smooth, envelope_p
         harmonics = Irreps(Irrep(degree, (-1) ** degree if parity else 1) for degree in range(self.l_max + 1))
         live = _live(n_layers, parts.features, harmonics)
@@ -126,18 +122,11 @@ class Equiformer(LocalPotential):
                 ),
             ]
         )
-        self.register_buffer("isolated", None, persistent=False)
 
-    isolated: Tensor | None
-
-    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Atom energies (N,) in eV relative to isolated atoms, and the features (N, feature_channels) read out."""
-        species = self.index(graph.atomic_numbers)
-        return relative_energies(lambda atoms: self._energies(atoms, graph), species, len(self.index), self.isolated)
-
-    def _energies(self, species: Tensor, graph: Graph | None) -> tuple[Tensor, Tensor]:
-        around = self._surroundings(len(species), graph)
-        scalars = (self.embedding.index_select(0, species) + self.embedding_bias).unsqueeze(1)
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV, and the features (R, feature_channels) read out."""
+        around = self._surroundings(len(rows), graph)
+        scalars = (self.embedding.index_select(0, rows) + self.embedding_bias).unsqueeze(1)
         features = add((scalars,), self.degree(around), SizedIrreps.parse("1x0e"), self.degree.sizes)
         for layer in self.layers:
             features = layer(features, around)
@@ -146,13 +135,9 @@ class Equiformer(LocalPotential):
         (energies,) = self.readout[1]((nn.functional.silu(hidden[0]),))
         return energies.flatten(), features[0].squeeze(1)
 
-    def _surroundings(self, n_atoms: int, graph: Graph | None) -> Surroundings:
-        if graph is None:
-            none = self.index.index[:0]
-            centre, neighbour, shift, vectors = none, none, none.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
-        else:
-            centre, neighbour, shift, vectors = graph.centre, graph.neighbour, graph.shift, edge_vectors(graph)
-        edges = Connectivity.of(centre, neighbour, shift, n_atoms)
+    def _surroundings(self, n_atoms: int, graph: Graph) -> Surroundings:
+        vectors = edge_vectors(graph)
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, n_atoms)
         distances = torch.linalg.vector_norm(edges.per_pair(vectors), dim=1)
         envelope = (
             polynomial_cutoff(distances, self.cutoff, self.envelope_p)
@@ -162,14 +147,6 @@ class Equiformer(LocalPotential):
         harmonics = spherical_harmonics(self.l_max, vectors)
         basis = self.basis(distances) * cosine_cutoff(distances, self.cutoff).unsqueeze(1)
         return Surroundings(edges, harmonics, *_paired(edges, harmonics, envelope), envelope, basis, self.smooth)
-
-    def frozen(self) -> Equiformer:
-        """A twin for inference, to which the energies of isolated atoms are known."""
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
-        if twin.isolated is None:
-            rows = torch.arange(len(self.index), device=self.embedding.device)
-            twin.isolated = twin._energies(rows, None)[0]
-        return twin
 
 
 class Parts(NamedTuple):

@@ -6,10 +6,9 @@ energies, scale and shift are `potential.Baseline`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from math import sqrt
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 from ase.data import covalent_radii
@@ -21,19 +20,18 @@ from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.convolution import Coupling
 from fireassay.nn.cutoff import polynomial_cutoff
 from fireassay.nn.distance_transform import AgnesiTransform, SoftTransform
-from fireassay.nn.embedding import SpeciesIndex
 from fireassay.nn.equivariant import EquivariantLinear, SpeciesOrder, species_order
 from fireassay.nn.mlp import SILU_NORM, ScalarMLP
 from fireassay.nn.radial import BesselBasis
-from fireassay.nn.radial_table import RadialTable
+from fireassay.nn.radial_table import tabulated
 from fireassay.nn.screened_repulsion import MACE_TORCH, ScreenedRepulsion
 from fireassay.nn.segment import segment_sum
 from fireassay.nn.so3 import Irreps, spherical_harmonics
 from fireassay.nn.symmetric_contraction import FrozenContraction, SymmetricContraction
-from fireassay.potential import LocalPotential, constructor_arguments
+from fireassay.potential import NetworkPotential, constructor_arguments
 
 
-class MACE(LocalPotential):
+class MACE(NetworkPotential):
     """Atom energies from `n_layers` layers, each a convolution followed by products of up to `correlation` messages.
 
     species: atomic numbers; cutoff in Å; l_max: degree of the harmonics and of the messages; channels: features of
@@ -74,7 +72,7 @@ class MACE(LocalPotential):
         pair_repulsion: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff, isolated_is_zero=not residual_first)
         self.arguments = constructor_arguments(locals())
         sizes = (cutoff, n_layers, channels, correlation, n_basis, envelope_p, readout_hidden, average_neighbours)
         if min(sizes) <= 0 or min(l_max, hidden_l_max) < 0:
@@ -82,16 +80,13 @@ class MACE(LocalPotential):
         if distance_transform not in (None, *TRANSFORMS):
             raise InputError(f"distance_transform is {distance_transform!r}; known are agnesi, soft and none")
         generator = torch.Generator().manual_seed(seed)
-        self.index = SpeciesIndex(species)
-        self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
-        self.residual_first = residual_first
+        self.l_max = l_max
         self.basis: nn.Module = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel, orthonormal=True)
         self.transform = TRANSFORMS[distance_transform]() if distance_transform else None
         self.repulsion = PairRepulsion(cutoff, envelope_p) if pair_repulsion else None
         self.register_buffer("atomic_numbers", torch.tensor(self.species), persistent=False)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
         self.layers, self.readouts = nn.ModuleList(), nn.ModuleList()
-        self.register_buffer("isolated", None, persistent=False)
         irreps = Irreps("0e")
         for layer in range(n_layers):
             last = layer == n_layers - 1
@@ -113,34 +108,26 @@ class MACE(LocalPotential):
             self.readouts.append(ScalarMLP(widths, generator, SILU_NORM, distribution="normal"))
             irreps = block.irreps_out
 
-    isolated: Tensor | None
     atomic_numbers: Tensor
 
-    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Atom energies (N,) in eV relative to isolated atoms, and the last layer's scalars (N, channels)."""
-        species = self.index(graph.atomic_numbers)
-        energies, descriptors = self._energies(species, graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
-        if self.residual_first:
-            energies = energies - (self.isolated_energies() if self.isolated is None else self.isolated)[species]
-        return energies, descriptors
-
-    def _energies(
-        self, species: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        edges = Connectivity.of(centre, neighbour, shift, len(species))
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV, and the last layer's scalars (R, channels)."""
+        vectors = edge_vectors(graph)
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(rows))
         distances = torch.linalg.vector_norm(edges.per_pair(vectors), dim=1)
         ends: list[Tensor] = []  # atomic numbers of the two atoms of a pair
         if self.transform is not None or self.repulsion is not None:
-            ends = [self.atomic_numbers[species[edges.per_pair(atoms)]] for atoms in (centre, neighbour)]
+            both = (graph.centre, graph.neighbour)
+            ends = [self.atomic_numbers[rows[edges.per_pair(atoms)]] for atoms in both]
         arguments = (distances,) if self.transform is None else (distances, self.transform(distances, *ends))
         around = Surroundings(
             edges=edges,
             harmonics=spherical_harmonics(self.l_max, vectors),
             basis=self.basis(*arguments),
-            species=species_order(species, len(self.index)),
+            species=species_order(rows, len(self.index)),
         )
-        features = (self.embedding / sqrt(len(self.index)))[species].unsqueeze(1)  # (N, 1, C)
-        energies = features.new_zeros(len(species))
+        features = (self.embedding / sqrt(len(self.index)))[rows].unsqueeze(1)  # (R, 1, C)
+        energies = features.new_zeros(len(rows))
         if self.repulsion is not None:
             energies = segment_sum(edges.per_edge(self.repulsion(distances, *ends)), edges.centres)
         for layer, readout in zip(self.layers, self.readouts, strict=True):
@@ -148,27 +135,19 @@ class MACE(LocalPotential):
             energies = energies + readout(features[:, 0]).squeeze(1)
         return energies, features[:, 0]
 
-    def isolated_energies(self) -> Tensor:
-        """Energies (Z,) of the network for an atom of each species without neighbours."""
-        rows = torch.arange(len(self.index), device=self.embedding.device)
-        none = rows[:0]
-        return self._energies(rows, none, none, none.new_zeros(0, 3), self.embedding.new_zeros(0, 3))[0]
-
-    def frozen(self) -> MACE:
+    def frozen(self) -> Self:
         """A twin for inference: radial networks tabulated, weights and constants contracted once."""
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        twin = super().frozen()
         if isinstance(cast(Layer, twin.layers[0]).contraction, FrozenContraction):
             return twin
         for layer in cast(list[Layer], list(twin.layers)):
             layer.contraction = cast(SymmetricContraction, layer.contraction).frozen()
             if self.transform is None:  # otherwise the weights depend on the species too
-                layer.radial = RadialTable(nn.Sequential(twin.basis, layer.radial), self.cutoff)  # type: ignore[assignment]
+                layer.radial = tabulated(nn.Sequential(twin.basis, layer.radial), self.cutoff)  # type: ignore[assignment]
                 if layer.density is not None:
-                    layer.density = RadialTable(nn.Sequential(twin.basis, layer.density), self.cutoff)
+                    layer.density = tabulated(nn.Sequential(twin.basis, layer.density), self.cutoff)
         if self.transform is None:
             twin.basis = nn.Identity()  # the tables take distances
-        if self.residual_first:
-            twin.isolated = twin.isolated_energies()
         return twin
 
 

@@ -6,10 +6,9 @@ the isolated-atom energies are `potential.Baseline`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +17,15 @@ from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.convolution import Coupling
-from fireassay.nn.embedding import SpeciesIndex
 from fireassay.nn.equivariant import EquivariantLinear, Gate, SpeciesOrder, species_order
 from fireassay.nn.mlp import ScalarMLP
 from fireassay.nn.radial import BesselBasis
-from fireassay.nn.radial_table import RadialTable
+from fireassay.nn.radial_table import tabulated
 from fireassay.nn.so3 import Irrep, Irreps, spherical_harmonics
-from fireassay.potential import LocalPotential, constructor_arguments
+from fireassay.potential import NetworkPotential, constructor_arguments
 
 
-class NequIP(LocalPotential):
+class NequIP(NetworkPotential):
     """Atom energies from `n_layers` equivariant convolutions of features up to degree `l_max`.
 
     species: atomic numbers; cutoff in Å; parity: features of both parities for each degree, or only those of the
@@ -70,7 +68,7 @@ class NequIP(LocalPotential):
         reflections: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff, isolated_is_zero=not first_self_connection)
         self.arguments = constructor_arguments(locals())
         averages = list(average_neighbours) if isinstance(average_neighbours, Sequence) else [average_neighbours]
         sizes = (cutoff, n_layers, channels, n_basis, envelope_p, *averages, *radial_hidden, *readout_hidden)
@@ -81,14 +79,11 @@ class NequIP(LocalPotential):
                 f"{len(averages)} average_neighbours for {len(species)} species: give one number, or one each"
             )
         generator = torch.Generator().manual_seed(seed)
-        self.index = SpeciesIndex(species)
-        self.species, self.cutoff, self.l_max = self.index.species, float(cutoff), l_max
-        self.tabulated = False
+        self.l_max, self.tabulated = l_max, False
         self.basis = BesselBasis(cutoff, n_basis, envelope_p, trainable_bessel)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
         self.stretch = None if pair_cutoffs is None else PairStretch(cutoff, pair_cutoffs, len(species))
         self.first_self_connection = first_self_connection
-        self.register_buffer("isolated", None, persistent=False)
         self.layers = nn.ModuleList()
         harmonics = Irreps(Irrep(degree, (-1) ** degree if reflections else 1) for degree in range(l_max + 1))
         irreps = Irreps("0e")
@@ -107,53 +102,36 @@ class NequIP(LocalPotential):
             irreps = block.irreps_out
         self.readout = ScalarMLP((channels, *readout_hidden, 1), generator, activation=readout_activation)
 
-    isolated: Tensor | None
-
-    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Atom energies (N,) in eV relative to isolated atoms, and the last layer's even scalars (N, channels)."""
-        rows = self.index(graph.atomic_numbers)
-        energies, scalars = self._energies(rows, graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
-        if self.first_self_connection:
-            energies = energies - (self.isolated_energies() if self.isolated is None else self.isolated)[rows]
-        return energies, scalars
-
-    def _energies(
-        self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        edges = Connectivity.of(centre, neighbour, shift, len(rows))
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV, and the last layer's even scalars (R, channels)."""
+        vectors = edge_vectors(graph)
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(rows))
         if self.stretch is not None and not self.stretch.symmetric:
             edges = edges._replace(pairs=None)
         distances = torch.linalg.vector_norm(edges.per_pair(vectors), dim=1)
         if self.stretch is not None:
-            distances = self.stretch(distances, *(rows[edges.per_pair(atoms)] for atoms in (centre, neighbour)))
+            ends = (rows[edges.per_pair(atoms)] for atoms in (graph.centre, graph.neighbour))
+            distances = self.stretch(distances, *ends)
         around = Surroundings(
             edges=edges,
             species=species_order(rows, len(self.index)),
             harmonics=spherical_harmonics(self.l_max, vectors),
             radial=distances if self.tabulated else self.basis(distances),
         )
-        features = self.embedding.index_select(0, rows).unsqueeze(1)  # (N, 1, C)
+        features = self.embedding.index_select(0, rows).unsqueeze(1)  # (R, 1, C)
         for layer in self.layers:
             features = layer(features, around)
         scalars = features.squeeze(1)
         return self.readout(scalars).squeeze(1), scalars
 
-    def isolated_energies(self) -> Tensor:
-        """Energies (Z,) of the network for an atom of each species without neighbours, which `local` subtracts."""
-        rows = torch.arange(len(self.index), device=self.embedding.device)
-        none = rows[:0]
-        return self._energies(rows, none, none, none.new_zeros(0, 3), self.embedding.new_zeros(0, 3))[0]
-
-    def frozen(self) -> NequIP:
+    def frozen(self) -> Self:
         """A twin for inference whose radial networks are tables; forces differ by about 1e-6 of the largest."""
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        twin = super().frozen()
         if not self.tabulated:
             for layer in twin.layers:
                 assert isinstance(layer, InteractionBlock)
-                layer.radial = RadialTable(nn.Sequential(twin.basis, layer.radial), self.cutoff)
+                layer.radial = tabulated(nn.Sequential(twin.basis, layer.radial), self.cutoff)
             twin.tabulated = True
-            if self.first_self_connection:
-                twin.isolated = twin.isolated_energies()
         return twin
 
 

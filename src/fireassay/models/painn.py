@@ -6,7 +6,6 @@ are `potential.Baseline`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from math import sqrt
@@ -20,11 +19,10 @@ from fireassay.errors import InputError
 from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.convolution import Coupling
 from fireassay.nn.dense import dense
-from fireassay.nn.embedding import SpeciesIndex, relative_energies
 from fireassay.nn.radial import CutBasis, GaussianBasis, SineBasis
 from fireassay.nn.so3 import Irrep, Irreps
 from fireassay.nn.vectors import norms
-from fireassay.potential import LocalPotential, constructor_arguments
+from fireassay.potential import NetworkPotential, constructor_arguments
 
 # Sources s, s and v of a neighbour times (1, direction): the messages to s, to v along the direction, and to v along v.
 MESSAGE: Final = Coupling(
@@ -33,7 +31,7 @@ MESSAGE: Final = Coupling(
 FIRST_MESSAGE: Final = Coupling(Irreps("0e+0e"), Irreps("0e+1o"), MESSAGE.paths[:2])
 
 
-class PaiNN(LocalPotential):
+class PaiNN(NetworkPotential):
     """Atom energies from `n_layers` messages and updates of scalars s (N, C) and vectors v (N, 3, C).
 
     species: atomic numbers; cutoff in Å; channels C of both kinds; n_basis radial functions, sines over the distance
@@ -62,7 +60,7 @@ class PaiNN(LocalPotential):
         epsilon: float = 1e-6,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff)
         self.arguments = constructor_arguments(locals())
         if min(epsilon, cutoff, n_layers, channels, n_basis - 1, *readout_hidden) <= 0 or basis not in (
             "sine",
@@ -70,8 +68,6 @@ class PaiNN(LocalPotential):
         ):
             raise InputError(f"a PaiNN needs positive sizes and a basis of sines or Gaussians, got {self.arguments}")
         generator = torch.Generator().manual_seed(seed)
-        self.index = SpeciesIndex(species)
-        self.species, self.cutoff = self.index.species, float(cutoff)
         self.basis = CutBasis((SineBasis if basis == "sine" else GaussianBasis)(cutoff, n_basis), cutoff)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
         places = [(k == 0, k == n_layers - 1) for k in range(n_layers)]
@@ -82,21 +78,12 @@ class PaiNN(LocalPotential):
         for n_in, n_out in pairwise((channels, *readout_hidden)):
             self.readout.extend([dense(n_in, n_out, generator), nn.SiLU()])
         self.readout.append(dense([channels, *readout_hidden][-1], 1, generator, bias=False))  # a bias would cancel
-        self.register_buffer("isolated", None, persistent=False)
 
-    isolated: Tensor | None
-
-    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Atom energies (N,) in eV relative to isolated atoms, and the scalars (N, C) after the last update."""
-        rows = self.index(graph.atomic_numbers)
-        edges = (graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
-        return relative_energies(lambda atoms: self._energies(atoms, *edges), rows, len(self.index), self.isolated)
-
-    def _energies(
-        self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV, and the scalars (R, C) after the last update."""
+        vectors = edge_vectors(graph)
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        edges = Connectivity.of(centre, neighbour, shift, len(rows))
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(rows))
         around = Surroundings(
             edges=edges,
             directions=torch.cat([torch.ones_like(distances), vectors / distances], 1),
@@ -106,15 +93,6 @@ class PaiNN(LocalPotential):
         for message, update in zip(self.messages, self.updates, strict=True):
             s, v = update(*message(s, v, rows, around))
         return self.readout(s).squeeze(1), s
-
-    def frozen(self) -> PaiNN:
-        """A twin for inference, with the energies of isolated atoms evaluated once."""
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
-        if self.isolated is None:
-            rows = torch.arange(len(self.index), device=self.embedding.device)
-            none = rows[:0], rows[:0], rows.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
-            twin.isolated = twin._energies(rows, *none)[0]
-        return twin
 
 
 class Surroundings(NamedTuple):

@@ -7,7 +7,6 @@ Numbers are those of the authors' public code under copied weights. Isolated-ato
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from math import log, sqrt
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -23,17 +22,16 @@ from fireassay.nn.cutoff import polynomial_cutoff
 from fireassay.nn.dense import dense
 from fireassay.nn.dispersion import HARTREE_FOCK, D3Dispersion
 from fireassay.nn.electrostatics import conserve_locally, conserve_totally, coulomb_energies
-from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.pairwise import AtomPairs
 from fireassay.nn.radial import ExponentialBasis
 from fireassay.nn.so3 import Irrep, Irreps
-from fireassay.potential import LocalPotential, constructor_arguments
+from fireassay.potential import NetworkPotential, constructor_arguments
 
 _FIRST_CHARGES = 0.1  # of the weights of the charges, relative to other weights
 _SCALARS = Coupling(Irreps("0e"), Irreps("0e"), [(0, 0, Irrep(0, 1))])
 
 
-class PhysNet(LocalPotential):
+class PhysNet(NetworkPotential):
     """E = Σ_i E_i + Σ_{i<j} k q_i q_j χ(r_ij) + E_D3 with E_i and q_i from `n_layers` modules (fig. 1 of the paper).
 
     species: atomic numbers; cutoff in Å, where electrostatics and dispersion go to zero, which the edges of a graph
@@ -41,9 +39,10 @@ class PhysNet(LocalPotential):
     n_basis: K radial functions; n_layers: modules, each with residual_interaction residual blocks for the message,
     residual_atomic for the atoms and residual_output for the output; trainable_basis: centres and widths of the radial
     functions are trained; electrostatics and dispersion: whether these terms are there; charge_conservation: see below;
-    total_charge: of each structure in e, for "total"; dispersion_coefficients: s6, s8, a1 and a2 (bohr) of D3(BJ), at
-    first if trainable_dispersion; zero_start: the network's energies are zero at first and its charges small, so that
-    training starts from the dispersion, otherwise all weights are drawn alike; seed of the initial weights.
+    total_charge: of each structure whose graph states none, in e, for "total"; dispersion_coefficients: s6, s8, a1 and
+    a2 (bohr) of D3(BJ), at first if trainable_dispersion; zero_start: the network's energies are zero at first and its
+    charges small, so that training starts from the dispersion, otherwise all weights are drawn alike; seed of the
+    initial weights.
 
     The defaults are those of the paper, whose authors' long-range terms have no cutoff unless asked. Its correction of
     the charges spreads their excess over a whole structure, so that the energy of two far fragments is not the sum of
@@ -56,10 +55,9 @@ class PhysNet(LocalPotential):
     The published radial masks and charges start at zero, too. Here they do not: energies relative to isolated atoms
     have no slope where both masks and outputs vanish, nor has the Coulomb energy where all charges do.
 
-    Raises InputError for arguments out of range, and for a graph with an element that is not in `species`.
+    Raises InputError for arguments out of range, for a graph with an element that is not in `species`, and under
+    "local" for a graph with a structure that is charged.
     """
-
-    isolated: Tensor | None
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"extensivity": {"charge_conservation": "total"}}
 
@@ -84,7 +82,7 @@ class PhysNet(LocalPotential):
         zero_start: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff)
         self.arguments = constructor_arguments(locals())
         near = cutoff if short_cutoff is None else short_cutoff
         residuals = (residual_interaction, residual_atomic, residual_output)
@@ -96,10 +94,11 @@ class PhysNet(LocalPotential):
                 f"got {charge_conservation!r} and {total_charge}"
             )
         generator = torch.Generator().manual_seed(seed)
-        self.index = SpeciesIndex(species)
-        self.species, self.cutoff, self.short_cutoff = self.index.species, float(cutoff), float(near)
+        self.short_cutoff = float(near)
         self.electrostatics, self.charge_conservation = electrostatics, charge_conservation
         self.total_charge = float(total_charge)
+        if electrostatics and charge_conservation == "total":
+            self.uses = frozenset({"charge"})
         n_species = len(self.index)
         self.embedding = nn.Parameter(torch.empty(n_species, channels).uniform_(-sqrt(3), sqrt(3), generator=generator))
         self.basis = RadialFunctions(near, n_basis, trainable_basis)
@@ -112,17 +111,17 @@ class PhysNet(LocalPotential):
         self.charge_shift = nn.Parameter(torch.zeros(n_species)) if electrostatics else None
         self.dispersion = None
         if dispersion:
-            self.dispersion = D3Dispersion(self.species, cutoff, dispersion_coefficients, trainable_dispersion)
-        self.register_buffer("isolated", None, persistent=False)
+            self.dispersion = D3Dispersion(self.index.species, cutoff, dispersion_coefficients, trainable_dispersion)
 
-    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Atom energies (N,) in eV relative to isolated atoms, and the features (N, channels) of the last module."""
-        around = self._surroundings(graph)
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV with the physical terms, and the features (R, channels) of the last module."""
+        around = self._surroundings(rows, graph)
         energies, charges, features = self._atoms(graph, around)
         if charges is not None:
+            charges = nn.functional.pad(charges, (0, len(rows) - graph.n_atoms))  # nobody sees the other atoms
             energies = energies + coulomb_energies(charges, around.pairs, self.cutoff, self.short_cutoff / 2)
         if self.dispersion is not None:
-            energies = energies + self.dispersion(around.rows, around.pairs)
+            energies = energies + self.dispersion(rows, around.pairs)
         return energies, features
 
     def charges(self, graph: Graph) -> Tensor:
@@ -130,25 +129,13 @@ class PhysNet(LocalPotential):
 
         Raises InputError for a model without electrostatics.
         """
-        charges = self._atoms(graph, self._surroundings(graph))[1]
+        charges = self._atoms(graph, self._surroundings(self.index(graph.atomic_numbers), graph))[1]
         if charges is None:
             raise InputError("this PhysNet has no charges: it was made with electrostatics=False")
         return charges
 
-    def frozen(self) -> PhysNet:
-        """A twin for inference that keeps the energies of isolated atoms."""
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
-        if twin.isolated is None:
-            rows = torch.arange(len(self.index), device=self.embedding.device)
-            nobody = Connectivity.of(rows[:0], rows[:0], rows.new_zeros(0, 3), len(rows))
-            outputs = twin._network(rows, nobody, self.embedding.new_zeros(0, self.basis.functions.means.numel()))[0]
-            twin.isolated = outputs[:, 0] * twin.energy_scale
-        return twin
-
-    def _surroundings(self, graph: Graph) -> Surroundings:
-        rows = self.index(graph.atomic_numbers)
-        all_rows = with_isolated(rows, len(self.index)) if self.isolated is None else rows
-        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(all_rows))
+    def _surroundings(self, rows: Tensor, graph: Graph) -> Surroundings:
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(rows))
         columns = (graph.centre, graph.neighbour, graph.shift)
         first = dict(zip(("centre", "neighbour", "shift"), map(edges.per_pair, columns), strict=True))
         ends = graph._replace(**first)
@@ -157,9 +144,9 @@ class PhysNet(LocalPotential):
         near = distances.detach() < self.short_cutoff
         if not bool(near.all()):
             kept = edges.per_edge(near)
-            edges = Connectivity.of(graph.centre[kept], graph.neighbour[kept], graph.shift[kept], len(all_rows))
+            edges = Connectivity.of(graph.centre[kept], graph.neighbour[kept], graph.shift[kept], len(rows))
             near_pairs = AtomPairs(pairs.i[near], pairs.j[near], distances[near], pairs.mutual)
-        return Surroundings(rows, all_rows, pairs, near_pairs, edges)
+        return Surroundings(rows, pairs, near_pairs, edges)
 
     def _network(self, rows: Tensor, edges: Connectivity, radial: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (N, 2), or (N, 1) without charges, summed over the modules, and the last features (N, F)."""
@@ -171,31 +158,51 @@ class PhysNet(LocalPotential):
         return torch.stack(outputs).sum(0), features
 
     def _atoms(self, graph: Graph, around: Surroundings) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Energies of the network (N,), charges (N,) and features (N, F)."""
-        rows, distances = around.rows, around.near.distances
-        outputs, features = self._network(around.all_rows, around.edges, self.basis(distances))
-        energies = outputs[:, 0] * self.energy_scale.index_select(0, around.all_rows)
-        if self.isolated is None:
-            energies = relative_to_isolated(energies, rows)
-        else:
-            energies = energies - self.isolated.index_select(0, rows)
-        features = features[: len(rows)]
+        """Energies of the network (R,), charges (N,) of the atoms of the graph, and features (R, F)."""
+        distances = around.near.distances
+        outputs, features = self._network(around.rows, around.edges, self.basis(distances))
+        energies = outputs[:, 0] * self.energy_scale.index_select(0, around.rows)
         if self.charge_scale is None or self.charge_shift is None:
             return energies, None, features
+        rows = around.rows[: graph.n_atoms]
         raw = outputs[: len(rows), 1]
         charges = raw * self.charge_scale.index_select(0, rows) + self.charge_shift.index_select(0, rows)
         if self.charge_conservation == "local":
+            _refuse_charged(graph)
             charges = conserve_locally(charges, around.near, polynomial_cutoff(distances, self.short_cutoff, 3))
         elif self.charge_conservation == "total":
-            charges = conserve_totally(charges, graph.structure, graph.n_structures, self.total_charge)
+            charges = conserve_totally(
+                charges, graph.structure, graph.n_structures, self._total_charges(graph, charges)
+            )
         return energies, charges, features
+
+    def _total_charges(self, graph: Graph, like: Tensor) -> Tensor | float:
+        """The charge of each structure (S,) in e: the graph's, or where it states none `total_charge`."""
+        if graph.charge is None:
+            return self.total_charge
+        return torch.where(graph.charge.isnan(), self.total_charge, graph.charge).to(like)
+
+
+def _refuse_charged(graph: Graph) -> None:
+    """Raises InputError for a structure with a charge.
+
+    Fragments that do not see each other cannot know which of them has it: no local rule places it (law 11).
+    """
+    if graph.charge is None:
+        return
+    charged = graph.charge.nan_to_num().nonzero()
+    if len(charged):
+        raise InputError(
+            f"structure {int(charged[0, 0])} of the batch has a charge of {float(graph.charge[charged[0, 0]]):g} e, "
+            'but charge_conservation "local" keeps every fragment neutral; use charge_conservation: total, or leave '
+            "the charge out with keys={charge: null}"
+        )
 
 
 class Surroundings(NamedTuple):
     """The graph as the model sees it: all pairs, and within the short cutoff the pairs and the edges they stand for."""
 
-    rows: Tensor  # (N,) species rows
-    all_rows: Tensor  # the same with the isolated atoms, unless their energies are known
+    rows: Tensor  # (R,) species rows
     pairs: AtomPairs
     near: AtomPairs
     edges: Connectivity

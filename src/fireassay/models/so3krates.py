@@ -6,11 +6,10 @@ Its energy per atom carries a scale and a shift per species, which are `potentia
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from math import pi, sqrt
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +19,15 @@ from fireassay.errors import InputError
 from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.cutoff import cosine_cutoff, polynomial_cutoff
 from fireassay.nn.dense import dense
-from fireassay.nn.embedding import SpeciesIndex, relative_to_isolated, with_isolated
 from fireassay.nn.pair_attention import AttentionEdges, attention_coefficients, attention_sum
 from fireassay.nn.radial import ExponentialBasis
-from fireassay.nn.radial_table import RadialTable
+from fireassay.nn.radial_table import tabulated
 from fireassay.nn.segment import Segments, gather, segment_sum
 from fireassay.nn.so3 import spherical_harmonics
-from fireassay.potential import LocalPotential, constructor_arguments
+from fireassay.potential import NetworkPotential, constructor_arguments
 
 
-class SO3krates(LocalPotential):
+class SO3krates(NetworkPotential):
     """Atom energies from invariant features x (N, C) and Euclidean variables χ (N, M), one per degree, that attention
     refines together: messages see of χ only the lengths of its differences, so no tensor product is taken.
 
@@ -72,7 +70,7 @@ class SO3krates(LocalPotential):
         average_neighbours: float = 16.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff)
         self.arguments = constructor_arguments(locals())
         radial = [channels] if radial_hidden is None else list(radial_hidden)
         spherical = [max(channels // 4, 1)] if spherical_hidden is None else list(spherical_hidden)
@@ -84,8 +82,6 @@ class SO3krates(LocalPotential):
         if channels % n_heads or channels % len(degrees):
             raise InputError(f"{channels} channels are no multiple of {n_heads} heads and of {len(degrees)} degrees")
         generator = torch.Generator().manual_seed(seed)
-        self.index = SpeciesIndex(species)
-        self.species, self.cutoff = self.index.species, float(cutoff)
         self.envelope_p, self.average_neighbours = envelope_p, average_neighbours
         self.initial_chi, self.tabulated = initial_chi, False
         self.irreps = Degrees(degrees)
@@ -98,14 +94,12 @@ class SO3krates(LocalPotential):
         )
         self.readout = _network((channels, *readout, 1), generator, last_bias=False)  # it would cancel
 
-    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Atom energies (N,) in eV relative to isolated atoms, and the last features x (N, C)."""
-        rows = self.index(graph.atomic_numbers)
-        species = with_isolated(rows, len(self.index))
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV, and the last features x (R, C)."""
         vectors = edge_vectors(graph)
-        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(species))
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(rows))
         distances = torch.linalg.vector_norm(edges.per_pair(vectors), dim=1)
-        ends = (Segments.of(edges.per_pair(atoms), len(species)) for atoms in (graph.centre, graph.neighbour))
+        ends = (Segments.of(edges.per_pair(atoms), len(rows)) for atoms in (graph.centre, graph.neighbour))
         envelope = edges.per_edge(self._envelope(distances)).unsqueeze(1)
         around = Surroundings(
             irreps=self.irreps,
@@ -116,25 +110,25 @@ class SO3krates(LocalPotential):
             envelope=envelope,
             harmonics=self.irreps.of(vectors) * envelope,
         )
-        x, chi = self.embedding.index_select(0, species), None
+        x, chi = self.embedding.index_select(0, rows), None
         if self.initial_chi == "neighbours":
             chi = segment_sum(around.harmonics, around.centres) / self.average_neighbours
         for layer in self.layers:
             x, chi = layer(x, chi, around)
-        return relative_to_isolated(self.readout(x).squeeze(1), rows), x[: graph.n_atoms]
+        return self.readout(x).squeeze(1), x
 
     def _envelope(self, distances: Tensor) -> Tensor:
         if self.envelope_p is None:
             return cosine_cutoff(distances, self.cutoff)
         return polynomial_cutoff(distances, self.cutoff, self.envelope_p)
 
-    def frozen(self) -> SO3krates:
+    def frozen(self) -> Self:
         """A twin for inference whose radial filters are tables; forces differ by about 1e-6 of the largest."""
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        twin = super().frozen()
         if not self.tabulated:
             for layer in cast(list[Layer], list(twin.layers)):
                 for block in (layer.features, layer.geometry):
-                    block.radial = RadialTable(nn.Sequential(twin.basis, block.radial), self.cutoff)
+                    block.radial = tabulated(nn.Sequential(twin.basis, block.radial), self.cutoff)
             twin.tabulated = True
         return twin
 

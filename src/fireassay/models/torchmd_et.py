@@ -6,9 +6,8 @@ are `potential.Baseline`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, NamedTuple, cast
+from typing import Any, ClassVar, Final, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,11 @@ from fireassay.nn.connectivity import Connectivity
 from fireassay.nn.convolution import Coupling
 from fireassay.nn.cutoff import cosine_cutoff
 from fireassay.nn.dense import dense
-from fireassay.nn.embedding import SpeciesIndex, relative_energies
 from fireassay.nn.pair_attention import AttentionEdges, attention_coefficients, attention_sum
 from fireassay.nn.radial import CutBasis, ExponentialBasis
 from fireassay.nn.so3 import Irrep, Irreps
 from fireassay.nn.vectors import GatedEquivariant
-from fireassay.potential import LocalPotential, constructor_arguments
+from fireassay.potential import NetworkPotential, constructor_arguments
 
 NEIGHBOURS: Final = Coupling(Irreps("0e"), Irreps("0e"), [(0, 0, Irrep(0, 1))])
 # A neighbour's scalar along the direction and its vector as it is, harmonics being (1, direction).
@@ -33,7 +31,7 @@ VECTORS: Final = Coupling(Irreps("0e+1o"), Irreps("0e+1o"), [(0, 1, Irrep(1, -1)
 FIRST_VECTORS: Final = Coupling(Irreps("0e"), Irreps("0e+1o"), VECTORS.paths[:1])
 
 
-class TorchMDET(LocalPotential):
+class TorchMDET(NetworkPotential):
     """Atom energies from `n_layers` layers of attention, of scalars x (N, C) and vectors v (N, 3, C).
 
     species: atomic numbers; cutoff in Å; channels C, divided among n_heads; n_basis Gaussians of exp(-5 d / cutoff)
@@ -66,13 +64,11 @@ class TorchMDET(LocalPotential):
         epsilon: float = 1e-6,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff)
         self.arguments = constructor_arguments(locals())
         if min(cutoff, n_layers, channels, n_heads, n_basis) <= 0 or epsilon < 0 or channels % (2 * n_heads):
             raise InputError(f"sizes must be positive, and channels even in each head, got {self.arguments}")
         generator = torch.Generator().manual_seed(seed)
-        self.index = SpeciesIndex(species)
-        self.species, self.cutoff = self.index.species, float(cutoff)
         self.basis = CutBasis(ExponentialBasis(cutoff, n_basis, 5 / cutoff, trainable_basis), cutoff)
         self.embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
         self.neighbour_embedding = nn.Parameter(torch.randn(len(species), channels, generator=generator))
@@ -84,21 +80,12 @@ class TorchMDET(LocalPotential):
         self.norm = nn.LayerNorm(channels)
         self.gate = GatedEquivariant(channels, channels // 2, epsilon, True, generator)
         self.readout = GatedEquivariant(channels // 2, 1, epsilon, False, generator)
-        self.register_buffer("isolated", None, persistent=False)
 
-    isolated: Tensor | None
-
-    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Atom energies (N,) in eV relative to isolated atoms, and the scalars (N, C) that enter the readout."""
-        rows = self.index(graph.atomic_numbers)
-        edges = (graph.centre, graph.neighbour, graph.shift, edge_vectors(graph))
-        return relative_energies(lambda atoms: self._energies(atoms, *edges), rows, len(self.index), self.isolated)
-
-    def _energies(
-        self, rows: Tensor, centre: Tensor, neighbour: Tensor, shift: Tensor, vectors: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV, and the normalised scalars (R, C) after the last layer."""
+        vectors = edge_vectors(graph)
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        edges = Connectivity.of(centre, neighbour, shift, len(rows))
+        edges = Connectivity.of(graph.centre, graph.neighbour, graph.shift, len(rows))
         across = edges.per_pair(distances).squeeze(1)
         ones = torch.ones_like(distances)
         around = Surroundings(
@@ -123,16 +110,12 @@ class TorchMDET(LocalPotential):
     def _radial(self, distances: Tensor) -> Radial:
         return Radial(*self.basis(distances).split((self.arguments["n_basis"], 1), 1))
 
-    def frozen(self) -> TorchMDET:
+    def frozen(self) -> Self:
         """A twin for inference, with what depends on the weights alone evaluated once."""
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
-        if self.isolated is None:
-            origin = twin._radial(self.embedding.new_zeros(1).detach())
-            for layer in cast(list[Attention], list(twin.layers)):
-                layer.itself = layer.own_filters(origin)
-            rows = torch.arange(len(self.index), device=self.embedding.device)
-            none = rows[:0], rows[:0], rows.new_zeros(0, 3), self.embedding.new_zeros(0, 3)
-            twin.isolated = twin._energies(rows, *none)[0]
+        twin = super().frozen()
+        origin = twin._radial(self.embedding.new_zeros(1).detach())
+        for layer in cast(list[Attention], list(twin.layers)):
+            layer.itself = layer.own_filters(origin)
         return twin
 
 

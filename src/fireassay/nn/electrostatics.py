@@ -27,8 +27,8 @@ def conserve_locally(charges: Tensor, pairs: AtomPairs, weights: Tensor) -> Tens
     return charges - shares - sum_over_pairs(pairs, len(charges), at_i, at_j)
 
 
-def conserve_totally(charges: Tensor, structure: Tensor, n_structures: int, total: float = 0.0) -> Tensor:
-    """Charges (N,) e that sum to `total` in each structure: the excess is spread evenly (published).
+def conserve_totally(charges: Tensor, structure: Tensor, n_structures: int, total: Tensor | float = 0.0) -> Tensor:
+    """Charges (N,) e that sum to `total`, one or (S,), in each structure: the excess is spread evenly (published).
 
     `structure` (N,) int64 is that of each atom. Every atom of a structure sees every other, however far.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,28 +48,3 @@ class SpeciesIndex(nn.Module):
 def one_hot(rows: Tensor, n_species: int, dtype: torch.dtype) -> Tensor:
     """Species rows (N,) to (N, Z)."""
     return nn.functional.one_hot(rows, n_species).to(dtype)
-
-
-def with_isolated(rows: Tensor, n_species: int) -> Tensor:
-    """Species rows (N,) followed by one more atom of each species (N + Z,), for a network whose atoms without
-    neighbours have an energy: no edge reaches these, and `relative_to_isolated` takes their energies off."""
-    return torch.cat([rows, torch.arange(n_species, device=rows.device)])
-
-
-def relative_to_isolated(energies: Tensor, rows: Tensor) -> Tensor:
-    """Energies (N + Z,) of the atoms of `with_isolated` to those of the N atoms relative to isolated ones (N,)."""
-    return energies[: len(rows)] - energies[len(rows) :].index_select(0, rows)
-
-
-def relative_energies(
-    network: Callable[[Tensor], tuple[Tensor, Tensor]], rows: Tensor, n_species: int, isolated: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Energies (N,) relative to isolated atoms and features (N, D) of a network of species rows.
-
-    Without `isolated`, their energies (Z,), the network sees one more atom of each species.
-    """
-    if isolated is not None:
-        energies, features = network(rows)
-        return energies - isolated.index_select(0, rows), features
-    energies, features = network(with_isolated(rows, n_species))
-    return relative_to_isolated(energies, rows), features[: len(rows)]

@@ -44,6 +44,21 @@ _DEGREE = 5
 _FEWEST, _MOST = 32, 2**12  # knots; their indices fit an int16, which numpy sorts by radix
 
 
+class RoughFunction(InputError):
+    """A function that no table of the most knots represents to the tolerance."""
+
+
+def tabulated(network: nn.Module, cutoff: float) -> nn.Module:
+    """A `RadialTable` of a network of distances (E,) in Å, or the network itself where a table cannot be exact enough.
+
+    Large weights make a network of SiLUs one of kinks, far from any polynomial: it is slower, and right.
+    """
+    try:
+        return RadialTable(network, cutoff)
+    except RoughFunction:
+        return network
+
+
 class RadialTable(nn.Module):
     """R(r), (E,) -> (E, K), from a table on [0, cutoff]; constant beyond the cutoff.
 
@@ -53,8 +68,8 @@ class RadialTable(nn.Module):
     `dtype` is that of the table; by default that of the module's parameters, else float64. The first interval is
     extrapolated to r = 0, where a radial basis may not be defined.
 
-    The result can be differentiated once in r; a second derivative raises RuntimeError. Raises InputError when the
-    function is not finite or too rough to be tabulated.
+    The result can be differentiated once in r; a second derivative raises RuntimeError. Raises RoughFunction when the
+    function is not finite or too rough to be tabulated, InputError for a shape, a cutoff or knots that cannot be.
     """
 
     table: Tensor  # (intervals, 6, K), the coefficients of t^0 ... t^5
@@ -74,16 +89,12 @@ class RadialTable(nn.Module):
         dtype = dtype or (torch.float64 if weight is None else weight.dtype)
         device = torch.device("cpu") if weight is None else weight.device
         exact = copy.deepcopy(function).to("cpu", torch.float64) if isinstance(function, nn.Module) else function
-        n = knots or _FEWEST
-        spline = _spline(exact, cutoff, n)
-        while knots is None and (error := _error(exact, spline, cutoff, n)) > tolerance:
-            n = int(n * min(max((error / tolerance) ** (1 / _DEGREE), 1.2), 4))
-            if n > _MOST:
-                raise InputError(f"the radial function is too rough: {_MOST} knots err by more than {tolerance:g}")
-            spline = _spline(exact, cutoff, n)
+        n, spline = (knots, _spline(exact, cutoff, knots)) if knots else _refined(exact, cutoff, tolerance)
         coefficients = _coefficients(spline, cutoff, n)
         self.cutoff, self.spacing, self.width = float(cutoff), cutoff / n, coefficients.shape[2]
         table = torch.from_numpy(coefficients).to(device, dtype)
+        if not bool(torch.isfinite(table).all()):
+            raise RoughFunction(f"the radial function has no table in {dtype}, in which it is not finite")
         padded = nn.functional.pad(table, (0, -self.width % (_LINE // dtype.itemsize)))
         self.register_buffer("table", padded.contiguous(), persistent=False)
 
@@ -95,9 +106,25 @@ class RadialTable(nn.Module):
 
 def _values(function: Callable[[Tensor], Tensor], r: Tensor) -> Tensor:
     values = function(r)
-    if values.ndim != 2 or values.shape[0] != len(r) or not bool(torch.isfinite(values).all()):
-        raise InputError(f"the radial function gave {tuple(values.shape)}: needs finite values of shape ({len(r)}, K)")
+    if values.ndim != 2 or values.shape[0] != len(r):
+        raise InputError(f"the radial function gave {tuple(values.shape)}: needs values of shape ({len(r)}, K)")
+    if not bool(torch.isfinite(values).all()):
+        raise RoughFunction("the radial function is not finite everywhere, so that it has no table")
     return values
+
+
+def _refined(function: Callable[[Tensor], Tensor], cutoff: float, tolerance: float) -> tuple[int, BSpline]:
+    """Knots and spline that err by less than the tolerance. Gives up where even a smooth function needed too many."""
+    n = _FEWEST
+    while True:
+        spline = _spline(function, cutoff, n)
+        error = _error(function, spline, cutoff, n)
+        if error <= tolerance:
+            return n, spline
+        more = (error / tolerance) ** (1 / _DEGREE)  # times the knots, were the spline's order of convergence reached
+        if n == _MOST or not n * more < 1.5 * _MOST:
+            raise RoughFunction(f"the radial function is too rough: {_MOST} knots err by more than {tolerance:g}")
+        n = min(int(n * min(max(more, 1.2), 4)), _MOST)
 
 
 def _spline(function: Callable[[Tensor], Tensor], cutoff: float, n: int) -> BSpline:
@@ -126,7 +153,8 @@ def _error(function: Callable[[Tensor], Tensor], spline: BSpline, cutoff: float,
         (slope,) = torch.autograd.grad((values @ torch.from_numpy(mix)).sum(), r)
     truth = values.detach().numpy(), slope.numpy()
     guess = spline(r.detach().numpy()), spline(r.detach().numpy(), 1) @ mix
-    return max(float(np.abs(g - t).max() / max(np.abs(t).max(), 1e-300)) for g, t in zip(guess, truth, strict=True))
+    errors = [np.abs(g - t).max() / max(np.abs(t).max(), 1e-300) for g, t in zip(guess, truth, strict=True)]
+    return float(np.max(errors))  # NaN where one is
 
 
 class _Interpolation(torch.autograd.Function):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from llvmlite import binding, ir
 from numba import cfunc, extending, types
 from numba.core import cgutils
 from numba.extending import models, register_model
+
+from fireassay.kernel_cache import cached
 
 intrinsic: Any = extending.intrinsic  # its results are called without the context that they are declared with
 _LLVM = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.int64: ir.IntType(64)}
@@ -211,10 +213,7 @@ def compiled(function: Callable[..., None]) -> Any:
     the process that compiles and to the cached one in others, and the two may round differently.
     The C function's `.address` is what `launch` takes.
     """
-    try:
-        return cfunc(types.void(types.voidptr), cache=True)(function)
-    except (RuntimeError, OSError):  # nowhere to cache, or no room: compile in every process
-        return cfunc(types.void(types.voidptr))(function)
+    return cached(partial(cfunc, types.void(types.voidptr)))(function)
 
 
 @cache

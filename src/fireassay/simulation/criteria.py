@@ -8,17 +8,14 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
-from ase.data import covalent_radii
 from torch import Tensor
 
 from fireassay.data.graph import Graph
-from fireassay.data.neighbours import neighbour_list
+from fireassay.data.molecules import Connectivity, connectivity
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.simulation.state import State, sizes, squared_norm
 from fireassay.units import BOLTZMANN
-
-NONMETALS = frozenset((1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 51, 52, 53, 54, 85, 86))
 
 
 class Failure(NamedTuple):
@@ -245,33 +242,6 @@ class EnergyJump:
         return self
 
 
-class Connectivity(NamedTuple):
-    """The bonds of a structure: atoms (B, 2), lattice vectors (B, 3) Å to the second atom's cell, lengths (B,) Å."""
-
-    pairs: np.ndarray
-    image: np.ndarray
-    length: np.ndarray
-
-
-def connectivity(structure: Structure, tolerance: float = 1.25) -> Connectivity:
-    """Pairs of nonmetals closer than `tolerance` times the sum of their covalent radii, once each.
-
-    Radii are those of Cordero et al., Dalton Trans. 2008, 2832. Metals have neighbours, not bonds: they are left out.
-    """
-    numbers = structure.atomic_numbers
-    radii = covalent_radii[numbers]
-    covalent = np.isin(numbers, list(NONMETALS))
-    if not covalent.any():
-        return Connectivity(np.zeros((0, 2), dtype=np.int64), np.zeros((0, 3)), np.zeros(0))
-    centre, neighbour, shift = neighbour_list(structure, 2 * tolerance * float(radii[covalent].max()))
-    image = shift @ structure.cell
-    length = np.linalg.norm(structure.positions[neighbour] + image - structure.positions[centre], axis=1)
-    bonded = covalent[centre] & covalent[neighbour] & (length < tolerance * (radii[centre] + radii[neighbour]))
-    first = (centre < neighbour) | ((centre == neighbour) & _leads(shift))
-    chosen = bonded & first
-    return Connectivity(np.stack([centre, neighbour], 1)[chosen], image[chosen], length[chosen])
-
-
 def bond_criterion(
     structures: Sequence[Structure], state: State, longest: float | None = 2.0, stretch: float | None = 0.5
 ) -> Bonds | None:
@@ -337,10 +307,3 @@ def _worst(excess: Tensor, replica: Tensor, pairs: Tensor, value: Tensor, limit:
         row = int(replica[item])
         found.setdefault(row, Breach(row, atoms, float(value[item]), float(limit[item])))
     return list(found.values())
-
-
-def _leads(shift: np.ndarray) -> np.ndarray:
-    """True for one of each pair of opposite shifts: the one whose first component that is not zero is positive."""
-    nonzero = shift != 0
-    first = nonzero.argmax(1)
-    return np.take_along_axis(shift, first[:, None], 1)[:, 0] > 0

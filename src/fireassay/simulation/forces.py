@@ -10,17 +10,8 @@ from torch import Tensor
 from fireassay.data.graph import Graph
 from fireassay.data.verlet import VerletList
 from fireassay.errors import InputError
-from fireassay.potential import Potential, Prediction, Predictor
+from fireassay.potential import Potential, Prediction, Predictor, check_species
 from fireassay.simulation.state import State
-
-
-def dtype_of(predictor: Predictor) -> torch.dtype:
-    """The dtype in which a predictor wants positions: that of its parameters; float64 when it has none."""
-    if isinstance(predictor, torch.nn.Module):
-        for parameter in predictor.parameters():
-            if parameter.is_floating_point():
-                return parameter.dtype
-    return torch.float64
 
 
 class Forces:
@@ -38,9 +29,9 @@ class Forces:
         self, predictor: Predictor, *, skin: float = 1.0, reach: float = 0.0, max_edges: int | None = None
     ) -> None:
         self.max_edges = max_edges
-        self.dtype = dtype_of(predictor)
+        self.dtype = predictor.dtype
         self.predictor = predictor.frozen() if isinstance(predictor, Potential) else predictor
-        self.cutoff = max(float(getattr(predictor, "cutoff", 0.0)), reach)
+        self.cutoff = max(predictor.cutoff, reach)
         self.neighbours = VerletList(self.cutoff, skin)
         self.seconds = 0.0
         self.calls = 0
@@ -49,16 +40,20 @@ class Forces:
         self.prediction: Prediction | None = None
 
     def check(self, state: State) -> None:
-        """Raises InputError when the potential does not know one of the elements."""
-        if isinstance(self.predictor, Potential):
-            self.predictor.check_species(sorted(set(state.atomic_numbers.tolist())))
+        """Raises InputError when the predictor does not know one of the elements."""
+        check_species(self.predictor, sorted(set(state.atomic_numbers.tolist())))
 
     def __call__(self, state: State) -> State:
         """The state with fresh forces (N, 3) eV/Å and energies (R,) eV."""
         graph, self.length = self.neighbours.graph(
             state.atomic_numbers, state.positions, state.cell, state.pbc, state.structure
         )
-        self.graph = graph._replace(positions=graph.positions.to(self.dtype), cell=graph.cell.to(self.dtype))
+        self.graph = graph._replace(
+            positions=graph.positions.to(self.dtype),
+            cell=graph.cell.to(self.dtype),
+            charge=state.charge,
+            spin=state.spin,
+        )
         began = time.perf_counter()
         parts = [self.predictor.predict(part, forces=True, stress=False) for part in _parts(self.graph, self.max_edges)]
         self.prediction = parts[0] if len(parts) == 1 else _joined(parts)
@@ -96,6 +91,8 @@ def _parts(graph: Graph, max_edges: int | None) -> list[Graph]:
                 graph.centre[e:f] - a,
                 graph.neighbour[e:f] - a,
                 graph.shift[e:f],
+                None if graph.charge is None else graph.charge[first:last],
+                None if graph.spin is None else graph.spin[first:last],
             )
         )
         first = last

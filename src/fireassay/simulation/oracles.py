@@ -12,6 +12,7 @@ from ase.calculators.calculator import CalculatorError
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
+from fireassay.data.electronic_state import as_ase
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError, nearest
 from fireassay.progress import Progress, Silent
@@ -47,8 +48,9 @@ def label(
 ) -> list[Structure]:
     """The structures with energy (eV), forces (eV/Å) and, on request, stress (eV/Å^3) of an ASE calculator.
 
-    Other labels are dropped, so that no structure carries two levels of theory. Raises InputError naming the frame when
-    the calculator fails, does not know an element, or has no stress for this cell.
+    Other labels are dropped, so that no structure carries two levels of theory. Charge and spin are told to the
+    calculator (`fireassay.data.electronic_state.as_ase`); a classical potential has no use for them. Raises InputError
+    naming the frame when the calculator fails, does not know an element, or has no stress for this cell.
     """
     structures, progress = list(structures), progress or Silent()
     labelled = []
@@ -63,7 +65,8 @@ def label(
 
 
 def _labelled(structure: Structure, calculator: Any, stress: bool) -> Structure:
-    atoms = Atoms(structure.atomic_numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+    state = as_ase(structure.charge, structure.spin, len(structure))
+    atoms = Atoms(structure.atomic_numbers, structure.positions, cell=structure.cell, pbc=structure.pbc, **state)
     atoms.calc = calculator
     try:
         forces = np.array(atoms.get_forces(), dtype=np.float64)

@@ -170,6 +170,7 @@ def _identity(predictor: Predictor, state: State, integrator: Integrator, n_step
     numbers = {name: value for name, value in vars(integrator).items() if isinstance(value, int | float)}
     digest = hashlib.sha256(f"{type(integrator).__name__} {sorted(numbers.items())} {n_steps}".encode())
     tensors = [state.atomic_numbers, state.positions, state.velocities, state.cell, state.pbc]
+    tensors += [value for value in (state.charge, state.spin) if value is not None]
     if isinstance(predictor, torch.nn.Module):
         tensors += list(predictor.state_dict().values())
     for tensor in tensors:
@@ -189,7 +190,7 @@ def _save(
     content: dict[str, Any] = {"identity": identity, "version": 1, "step": cursor.step, "seconds": seconds}
     content |= {"force_seconds": forces.seconds, "replica_steps": cursor.replica_steps}
     content |= {"rebuilds": forces.neighbours.rebuilds}
-    tensors = {f"state.{name}": value for name, value in cursor.state._asdict().items()}
+    tensors = {f"state.{name}": value for name, value in cursor.state._asdict().items() if value is not None}
     tensors |= {f"integrator.{name}": value for name, value in integrator.checkpoint().items()}
     for number, observer in enumerate(observers):
         tensors |= {f"observer.{number}.{name}": value for name, value in observer.checkpoint().items()}

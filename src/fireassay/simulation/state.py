@@ -19,6 +19,7 @@ import torch
 from ase.data import atomic_masses
 from torch import Tensor
 
+from fireassay.data.graph import per_structure, value_of
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.units import ACCELERATION, BOLTZMANN
@@ -45,6 +46,8 @@ class State(NamedTuple):
     degrees_of_freedom: Tensor  # (R,) float
     replica: Tensor  # (R,) int64
     atom: Tensor  # (N,) int64
+    charge: Tensor | None = None  # (R,) e, float64, and
+    spin: Tensor | None = None  # (R,) float64, both as in `Graph`
 
     @property
     def n_atoms(self) -> int:
@@ -92,7 +95,13 @@ def from_structures(
         degrees_of_freedom=(3 * counts).to(device, dtype),
         replica=torch.arange(n, device=device),
         atom=torch.arange(len(numbers), device=device),
+        charge=_placed(per_structure([s.charge for s in structures]), device),
+        spin=_placed(per_structure([s.spin for s in structures]), device),
     )
+
+
+def _placed(values: Tensor | None, device: torch.device | str) -> Tensor | None:
+    return None if values is None else values.to(device)
 
 
 def replicate(structure: Structure, replicas: int, **placement: object) -> State:
@@ -104,7 +113,7 @@ def replicate(structure: Structure, replicas: int, **placement: object) -> State
 
 def to_structures(state: State) -> list[Structure]:
     """One structure per replica of the batch, with energy and forces when they are finite."""
-    host = State(*(tensor.detach().cpu() for tensor in state))
+    host = State(*(None if value is None else value.detach().cpu() for value in state))  # type: ignore[arg-type]
     structures = []
     for row in range(state.n_replicas):
         atoms = host.structure == row
@@ -117,6 +126,8 @@ def to_structures(state: State) -> list[Structure]:
                 pbc=host.pbc[row].numpy(),
                 energy=float(host.energy[row]) if labelled else None,
                 forces=host.forces[atoms].double().numpy() if labelled else None,
+                charge=value_of(host.charge, row),
+                spin=value_of(host.spin, row),
             )
         )
     return structures
@@ -126,8 +137,10 @@ def select(state: State, keep: Tensor) -> State:
     """The replicas for which `keep` (R,) is true, in their order; their numbers in the batch close up."""
     atoms = keep.index_select(0, state.structure)
     row = keep.cumsum(0) - 1
-    chosen = (value[atoms if name in PER_ATOM else keep] for name, value in state._asdict().items())
-    state = State(*chosen)
+    chosen = {
+        name: value[atoms if name in PER_ATOM else keep] for name, value in state._asdict().items() if value is not None
+    }
+    state = State(**chosen)
     return state._replace(structure=row.index_select(0, state.structure))
 
 

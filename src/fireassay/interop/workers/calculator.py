@@ -20,7 +20,7 @@ import numpy as np
 from ase import Atoms
 
 sys.path.append(str(Path(__file__).parent))
-from exchange import read_frames
+from exchange import Frame, read_frames
 
 
 def build(text: str) -> Any:
@@ -34,12 +34,24 @@ def build(text: str) -> Any:
     return getattr(importlib.import_module(module), node.func.id)(*arguments, **options)
 
 
+def tell(atoms: Atoms, frame: Frame) -> None:
+    """Charge and multiplicity in both ways in which calculators look for them: `info`, and sums over the atoms."""
+    n = len(atoms)
+    if frame.charge is not None:
+        atoms.info["charge"] = int(frame.charge) if frame.charge.is_integer() else frame.charge
+        atoms.set_initial_charges([frame.charge / n] * n)
+    if frame.spin is not None:
+        atoms.info["spin"] = int(frame.spin) if frame.spin.is_integer() else frame.spin
+        atoms.set_initial_magnetic_moments([(frame.spin - 1) / n] * n)
+
+
 def answer(calculator: Any, request: Any) -> dict[str, np.ndarray]:
     """Energies, and what else is wanted, of the structures of a request."""
     forces, stress = (bool(flag) for flag in request["wanted"])
     energies, pulls, tensors = [], [np.zeros((0, 3))], [np.zeros((0, 3, 3))]
     for frame in read_frames(request):
         atoms = Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
+        tell(atoms, frame)
         atoms.calc = calculator
         energies.append(float(atoms.get_potential_energy()))
         if forces:

@@ -3,8 +3,10 @@
     PYTHON -I SCRIPT FILE FOLDER
 
 FOLDER/frames.npz holds structures one after the other: `counts` (S,), `atomic_numbers` (N,), `positions` (N, 3),
-`cell` (S, 3, 3), `pbc` (S, 3). The script writes FOLDER/arrays.npz and, last, FOLDER/export.json; or FOLDER/error.json
-with one line, and exit code 3. What it prints goes to the standard error, and nobody reads it unless it dies.
+`cell` (S, 3, 3), `pbc` (S, 3), and where any structure states them `charge` (S,) in e and `spin` (S,), the
+multiplicity, with NaN for the others. The script writes FOLDER/arrays.npz and, last, FOLDER/export.json; or
+FOLDER/error.json with one line, and exit code 3. What it prints goes to the standard error, and nobody reads it
+unless it dies.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 
 PROTOCOL = 1
+_STATES = ("charge", "spin")
 Arrays = dict[str, np.ndarray]
 
 
@@ -27,10 +30,19 @@ class Refusal(Exception):
 
 
 class Frame:
-    """One structure: atomic_numbers (N,), positions (N, 3) in Å, cell (3, 3) or zeros, pbc (3,)."""
+    """One structure: atomic_numbers (N,), positions (N, 3) in Å, cell (3, 3), pbc (3,), charge, spin or None."""
 
-    def __init__(self, atomic_numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
+    def __init__(
+        self,
+        atomic_numbers: np.ndarray,
+        positions: np.ndarray,
+        cell: np.ndarray,
+        pbc: np.ndarray,
+        charge: float | None = None,
+        spin: float | None = None,
+    ) -> None:
         self.atomic_numbers, self.positions, self.cell, self.pbc = atomic_numbers, positions, cell, pbc
+        self.charge, self.spin = charge, spin
 
 
 def read_frames(arrays: Any) -> Iterator[Frame]:
@@ -38,18 +50,28 @@ def read_frames(arrays: Any) -> Iterator[Frame]:
     ends = np.cumsum(arrays["counts"])
     for k, (start, end) in enumerate(zip([0, *ends[:-1]], ends)):  # noqa: B905 - old interpreters
         rows = slice(int(start), int(end))
-        yield Frame(arrays["atomic_numbers"][rows], arrays["positions"][rows], arrays["cell"][k], arrays["pbc"][k])
+        geometry = (arrays["atomic_numbers"][rows], arrays["positions"][rows], arrays["cell"][k], arrays["pbc"][k])
+        yield Frame(*geometry, *(_stated(arrays[name][k]) if name in arrays else None for name in _STATES))
+
+
+def _stated(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def frame_arrays(frames: list[Frame]) -> Arrays:
     """The structures as the arrays above."""
-    return {
+    arrays = {
         "counts": np.array([len(frame.atomic_numbers) for frame in frames], np.int64),
         "atomic_numbers": np.concatenate([frame.atomic_numbers for frame in frames]).astype(np.int64),
         "positions": np.concatenate([frame.positions for frame in frames]).astype(np.float64),
         "cell": np.stack([frame.cell for frame in frames]).astype(np.float64),
         "pbc": np.stack([frame.pbc for frame in frames]).astype(bool),
     }
+    for name in _STATES:
+        values = [getattr(frame, name) for frame in frames]
+        if any(value is not None for value in values):
+            arrays[name] = np.array([np.nan if value is None else value for value in values], np.float64)
+    return arrays
 
 
 def probes(species: list[int]) -> list[Frame]:
