@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fireassay.data.graph import from_structures
+from fireassay.data.graph import edge_vectors, from_structures
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.potential import Baseline, LocalSum, Predictor, Sum, constructor_arguments
+from fireassay.potential import Baseline, NetworkPotential, Predictor, Sum, constructor_arguments
 from toys import Network, Pair
 
 WATER = Structure(np.array([8, 1, 1]), np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]))
@@ -101,8 +101,7 @@ def test_constructor_arguments_are_what_was_given():
     assert Given((1, 8), cutoff=4.0).arguments == expected
 
 
-@pytest.mark.parametrize("kind", [Sum, LocalSum])
-def test_a_sum_freezes_its_terms(kind):
+def test_a_sum_freezes_its_terms():
     class Quick(Pair):
         def frozen(self):
             twin = Pair(self.cutoff, power=self.power)
@@ -110,14 +109,65 @@ def test_a_sum_freezes_its_terms(kind):
             return twin.double().requires_grad_(False)
 
     graph = from_structures([WATER], 5.0)
-    total = kind([Network([1, 8]).double(), Quick()])
+    total = Sum([Network([1, 8]).double(), Quick()])
     twin = total.frozen()
     assert twin.potentials[1].quick
     assert not any(parameter.requires_grad for parameter in twin.parameters())
     torch.testing.assert_close(twin.predict(graph).forces, total.predict(graph).forces)
 
 
-@pytest.mark.parametrize("kind", [Sum, LocalSum])
-def test_a_sum_of_nothing_is_refused(kind):
+def test_a_sum_of_nothing_is_refused():
     with pytest.raises(InputError, match="at least one"):
-        kind([])
+        Sum([])
+
+
+class Coordination(NetworkPotential):
+    """The energy e0(z) + Σ exp(-r), of which an isolated atom has e0(z); remembers the rows it was asked for."""
+
+    def __init__(self, species, cutoff=4.0, offsets=(-3.0, 5.0), isolated_is_zero=False):
+        super().__init__(species, cutoff, isolated_is_zero)
+        self.offsets, self.asked = torch.nn.Parameter(torch.tensor(offsets, dtype=torch.float64)), []
+
+    def network(self, rows, graph):
+        self.asked.append(rows.tolist())
+        pairs = torch.exp(-edge_vectors(graph).norm(dim=1))
+        energies = self.offsets.index_select(0, rows).index_add(0, graph.centre, pairs)
+        return energies, energies.unsqueeze(1)
+
+
+def test_a_network_is_relative_to_isolated_atoms():
+    model, graph = Coordination([1, 8]), from_structures([WATER, ICE], 4.0)
+    energies, descriptors = model.local(graph)
+    pairs = torch.exp(-edge_vectors(graph).norm(dim=1))
+    torch.testing.assert_close(energies, torch.zeros(6, dtype=torch.float64).index_add(0, graph.centre, pairs))
+    torch.testing.assert_close(descriptors.squeeze(1) - energies, model.offsets.detach()[[1, 0, 0, 1, 0, 0]])
+    assert model.isolated_energies().tolist() == [-3.0, 5.0]
+    assert model.asked[0] == [1, 0, 0, 1, 0, 0, 0, 1]
+    energies.sum().backward()
+    assert model.offsets.grad.tolist() == [0.0, 0.0]
+
+
+def test_a_frozen_network_knows_the_isolated_atoms():
+    model, graph = Coordination([1, 8]), from_structures([WATER], 4.0)
+    twin = model.frozen().frozen()
+    assert twin.isolated.tolist() == [-3.0, 5.0]
+    twin.asked.clear()
+    assert torch.equal(twin.local(graph)[0], model.local(graph)[0])
+    assert twin.asked == [[1, 0, 0]]
+    assert list(twin.state_dict()) == list(model.state_dict()) == ["offsets"]
+
+
+def test_a_network_that_promises_zero_is_taken_at_its_word():
+    model, graph = Coordination([1, 8], offsets=(0.0, 0.0), isolated_is_zero=True), from_structures([WATER], 4.0)
+    relative = Coordination([1, 8]).local(graph)[0]
+    for potential in (model, model.frozen()):
+        torch.testing.assert_close(potential.local(graph)[0], relative)
+    assert model.asked == [[1, 0, 0]]
+    assert model.frozen().isolated is None
+
+
+def test_a_network_refuses_elements_that_it_does_not_know():
+    with pytest.raises(InputError, match=r"\[8\]"):
+        Coordination([1, 6]).local(from_structures([WATER], 4.0))
+    with pytest.raises(InputError, match="distinct"):
+        Coordination([1, 1])

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from fireassay.data.graph import Graph, sum_over_atoms
 from fireassay.errors import InputError
+from fireassay.nn.embedding import SpeciesIndex
 
 
 class Prediction(NamedTuple):
@@ -36,9 +37,35 @@ class Prediction(NamedTuple):
 class Predictor(Protocol):
     """Anything that predicts: every `Potential`, and a third-party calculator behind an adapter."""
 
+    @property
+    def cutoff(self) -> float:
+        """How far the edges of a graph have to reach, in Å; 0 when it needs none."""
+        ...
+
+    @property
+    def species(self) -> tuple[int, ...] | None:
+        """The atomic numbers that it knows, None when it takes any."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which it wants positions and cell."""
+        ...
+
     def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
         """Energy, and on request forces and stress, of every structure of the graph."""
         ...
+
+
+def check_species(predictor: Predictor, atomic_numbers: Sequence[int]) -> None:
+    """Raises InputError when an element is not among the predictor's `species`."""
+    known = predictor.species
+    unknown = sorted(set(atomic_numbers) - set(known)) if known is not None else []
+    if unknown:
+        raise InputError(
+            f"atomic numbers {unknown} are unknown to the potential, which knows {list(known or ())}; "
+            "leave these frames out or train with them"
+        )
 
 
 def constructor_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,11 +86,21 @@ class Potential(nn.Module, ABC):
 
     `arguments` holds the constructor's arguments as JSON values (a wrapped potential as itself), from which an equal
     architecture is rebuilt; set it in `__init__`, most simply by `constructor_arguments(locals())`. `species` are the
-    atomic numbers that the potential knows, None when it takes any.
+    atomic numbers that the potential knows, None when it takes any; `cutoff` in Å is how far it sees in one layer.
+    `uses` says which of "charge" and "spin" of a graph its energy depends on; what it does not name is ignored, or
+    refused.
     """
 
     arguments: dict[str, Any]
     species: tuple[int, ...] | None = None
+    cutoff: float = 0.0
+    uses: frozenset[str] = frozenset()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of its first parameter, or of its first buffer; float64 without any."""
+        tensors = (*self.parameters(), *self.buffers())
+        return next((t.dtype for t in tensors if t.is_floating_point()), torch.float64)
 
     @abstractmethod
     def energy(self, graph: Graph) -> Tensor:
@@ -102,19 +139,14 @@ class Potential(nn.Module, ABC):
                     prediction = prediction._replace(stress=_per_volume(gradients[-1], graph.cell.detach()))
         return prediction if differentiable else prediction.detach()
 
-    def frozen(self) -> Potential:
+    def frozen(self) -> Self:
         """An inference-only equivalent: same predictions (to rounding), possibly faster, weights not to be changed."""
         twin = copy.deepcopy(self).eval()
         return twin.requires_grad_(False)
 
     def check_species(self, atomic_numbers: Sequence[int]) -> None:
         """Raises InputError when an element is not among `species`."""
-        unknown = sorted(set(atomic_numbers) - set(self.species)) if self.species is not None else []
-        if unknown:
-            raise InputError(
-                f"atomic numbers {unknown} are unknown to the potential, which knows {list(self.species or ())}; "
-                "leave these frames out or train with them"
-            )
+        check_species(self, atomic_numbers)
 
 
 class LocalPotential(Potential, ABC):
@@ -124,7 +156,6 @@ class LocalPotential(Potential, ABC):
     published form which breaks that law.
     """
 
-    cutoff: float
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @abstractmethod
@@ -138,6 +169,74 @@ class LocalPotential(Potential, ABC):
     def _evaluate(self, graph: Graph) -> Prediction:
         atom_energies, descriptors = self.local(graph)
         return Prediction(sum_over_atoms(atom_energies, graph), None, None, atom_energies, descriptors)
+
+
+class NetworkPotential(LocalPotential, ABC):
+    """A local potential of a network, with energies relative to isolated atoms: the one place that keeps law 12.
+
+    A model hands `species` and the cutoff in Å to this constructor, and implements `network`. Its atoms without
+    neighbours may have any energy, which `local` takes off: they go through the network as one more atom of each
+    species, and a frozen twin knows their energies beforehand. With `isolated_is_zero` the network promises that an
+    atom without neighbours has an energy of exactly zero, and nothing is added or taken off.
+
+    Raises InputError for species that are not distinct atomic numbers.
+    """
+
+    def __init__(self, species: Sequence[int], cutoff: float, isolated_is_zero: bool = False) -> None:
+        super().__init__()
+        self.index = SpeciesIndex(species)
+        self.species, self.cutoff = self.index.species, float(cutoff)
+        self.isolated_is_zero = isolated_is_zero
+        self.register_buffer("isolated", None, persistent=False)
+
+    isolated: Tensor | None  # (Z,) eV, where they are known
+
+    @abstractmethod
+    def network(self, rows: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energies (R,) in eV and descriptors (R, D) of atoms of the species rows (R,).
+
+        The first N rows are the atoms of the graph. More may follow: atoms that no edge reaches.
+        """
+
+    def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Atom energies (N,) in eV relative to isolated atoms, and the descriptors (N, D) of `network`.
+
+        Raises InputError for an element that is not in `species`.
+        """
+        rows = self.index(graph.atomic_numbers)
+        if self.isolated_is_zero:
+            return self.network(rows, graph)
+        if self.isolated is not None:
+            energies, descriptors = self.network(rows, graph)
+            return energies - self.isolated.index_select(0, rows), descriptors
+        every = torch.cat([rows, torch.arange(len(self.index), device=rows.device)])
+        energies, descriptors = self.network(every, graph)
+        isolated = energies[len(rows) :].index_select(0, rows)
+        return energies[: len(rows)] - isolated, descriptors[: len(rows)]
+
+    def isolated_energies(self) -> Tensor:
+        """Energies (Z,) in eV that `network` gives to an atom of each species without neighbours."""
+        rows = torch.arange(len(self.index), device=self.index.index.device)
+        none, blank = rows[:0], next(self.parameters()).new_zeros(len(rows), 3, 3)
+        alone = Graph(
+            atomic_numbers=rows.new_tensor(self.index.species),
+            positions=blank[:, 0],
+            cell=blank,
+            pbc=blank[:, 0].bool(),
+            structure=rows,
+            centre=none,
+            neighbour=none,
+            shift=none.new_zeros(0, 3),
+        )
+        return self.network(rows, alone)[0]
+
+    def frozen(self) -> Self:
+        """A twin for inference to which the energies of isolated atoms are known; models make more of it."""
+        twin = cast(Self, super().frozen())
+        if twin.isolated is None and not twin.isolated_is_zero:
+            with torch.no_grad():
+                twin.isolated = twin.isolated_energies()
+        return twin
 
 
 class Baseline(LocalPotential):
@@ -177,6 +276,7 @@ class Baseline(LocalPotential):
         self.potential = potential
         self.cutoff = potential.cutoff
         self.species = potential.species
+        self.uses = potential.uses
         dtype = next((p.dtype for p in potential.parameters()), torch.get_default_dtype())
         table = torch.zeros(119, dtype=torch.float64)
         table[list(e0)] = torch.tensor(list(e0.values()), dtype=torch.float64)
@@ -198,50 +298,14 @@ class Baseline(LocalPotential):
 
     def frozen(self) -> Baseline:
         """The same baseline on the inner potential's frozen equivalent."""
-        twin = copy.copy(self)
-        twin._modules = dict(self._modules)
-        twin._parameters = {
-            name: None if value is None else nn.Parameter(value.detach().clone(), requires_grad=False)
-            for name, value in self._parameters.items()
-        }
-        twin.potential = self.potential.frozen()  # type: ignore[assignment]
-        return twin.eval()
+        given = {name: value for name, value in self.arguments.items() if name != "potential"}
+        twin = Baseline(self.potential.frozen(), **given).to(self.scale.device)
+        twin.scale, twin.shift = (nn.Parameter(p.detach().clone()) for p in (self.scale, self.shift))
+        return twin.eval().requires_grad_(False)
 
 
-class Sum(Potential):
-    """The sum of potentials, a repulsive core or a dispersion correction beside a network.
-
-    Atom energies are summed when every term has them; descriptors are those of the first term that has any.
-    """
-
-    def __init__(self, potentials: Sequence[Potential]) -> None:
-        super().__init__()
-        self.arguments = {"potentials": list(potentials)}
-        self.potentials = nn.ModuleList(potentials)
-        self.species = _known_to_all(potentials)
-        self.cutoff = max(getattr(p, "cutoff", 0.0) for p in potentials)
-
-    def energy(self, graph: Graph) -> Tensor:
-        """Energy (S,) in eV: the sum over the terms."""
-        return self._evaluate(graph).energy
-
-    def frozen(self) -> Sum:
-        """The sum of the frozen equivalents."""
-        return Sum([potential.frozen() for potential in self.potentials]).eval()  # type: ignore[operator]
-
-    def _evaluate(self, graph: Graph) -> Prediction:
-        terms = [potential._evaluate(graph) for potential in self.potentials]  # type: ignore[operator]
-        atoms = [term.atom_energies for term in terms]
-        described = [term.descriptors for term in terms if term.descriptors is not None]
-        return Prediction(
-            energy=torch.stack([term.energy.to(torch.float64) for term in terms]).sum(0),
-            atom_energies=None if any(a is None for a in atoms) else torch.stack(atoms).sum(0),  # type: ignore[arg-type]
-            descriptors=described[0] if described else None,
-        )
-
-
-class LocalSum(LocalPotential):
-    """The sum of local potentials, which is local again: a repulsive core beside a network.
+class Sum(LocalPotential):
+    """The sum of local potentials, which is local again: a repulsive core or a dispersion correction beside a network.
 
     Atom energies are formed in float64; descriptors and parameters' dtype are those of the first. Raises InputError for
     an empty sum.
@@ -252,6 +316,7 @@ class LocalSum(LocalPotential):
         self.arguments = {"potentials": list(potentials)}
         self.potentials = nn.ModuleList(potentials)
         self.species = _known_to_all(potentials)
+        self.uses = frozenset().union(*(p.uses for p in potentials))
         self.cutoff = max(p.cutoff for p in potentials)
 
     def local(self, graph: Graph) -> tuple[Tensor, Tensor]:
@@ -259,9 +324,9 @@ class LocalSum(LocalPotential):
         terms = [potential.local(graph) for potential in self.potentials]  # type: ignore[operator]
         return torch.stack([energies.to(torch.float64) for energies, _ in terms]).sum(0), terms[0][1]
 
-    def frozen(self) -> LocalSum:
+    def frozen(self) -> Sum:
         """The sum of the frozen equivalents."""
-        return LocalSum([potential.frozen() for potential in self.potentials]).eval()  # type: ignore[operator]
+        return Sum([potential.frozen() for potential in self.potentials]).eval()  # type: ignore[operator]
 
 
 def _known_to_all(potentials: Sequence[Potential]) -> tuple[int, ...] | None:

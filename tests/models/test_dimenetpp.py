@@ -96,7 +96,7 @@ def test_edges_beyond_the_cutoff_cost_no_triplets():
     atoms = Structure(np.full(6, 8), np.random.default_rng(0).uniform(0, 4, (6, 3)))
     wide, narrow = from_structures([atoms], 9.0), from_structures([atoms], 2.0)
     assert wide.n_edges > narrow.n_edges > 0
-    assert model._surroundings(wide).harmonics.shape[0] == narrow.n_edges
+    assert model._surroundings(wide.n_atoms, wide).harmonics.shape[0] == narrow.n_edges
 
 
 def test_the_authors_first_weights_predict_nothing():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fireassay.errors import InputError
-from fireassay.nn.embedding import SpeciesIndex, one_hot, relative_to_isolated, with_isolated
+from fireassay.nn.embedding import SpeciesIndex, one_hot
 
 
 def test_rows_follow_the_order_of_species():
@@ -25,11 +25,3 @@ def test_unknown_elements_are_named():
 def test_impossible_species(species):
     with pytest.raises(InputError, match="distinct atomic numbers"):
         SpeciesIndex(species)
-
-
-def test_energies_relative_to_isolated_atoms():
-    rows = torch.tensor([1, 0, 1, 2])
-    every = with_isolated(rows, 3)
-    assert every.tolist() == [1, 0, 1, 2, 0, 1, 2]
-    isolated, interaction = torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([0.1, 0.2, 0.3, 0.4, 0, 0, 0])
-    torch.testing.assert_close(relative_to_isolated(isolated[every] + interaction, rows), interaction[:4])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fireassay.errors import InputError
-from fireassay.nn.radial_table import RadialTable
+from fireassay.nn.radial_table import RadialTable, RoughFunction, tabulated
 
 CUTOFF = 5.0
 
@@ -102,9 +102,34 @@ def test_the_network_keeps_its_dtype_and_the_table_follows_it():
 
 
 def test_what_cannot_be_tabulated_is_refused():
-    with pytest.raises(InputError, match="finite"):
+    with pytest.raises(RoughFunction, match="finite"):
         RadialTable(lambda r: torch.log(r - 1).unsqueeze(1), CUTOFF)
-    with pytest.raises(InputError, match="too rough"):
+    with pytest.raises(RoughFunction, match="float32, in which"):
+        RadialTable(lambda r: 1e60 * r.unsqueeze(1), CUTOFF, dtype=torch.float32)
+    with pytest.raises(RoughFunction, match="too rough"):
         RadialTable(lambda r: (r - 2.345).abs().unsqueeze(1), CUTOFF)
     with pytest.raises(InputError, match="cutoff above 0"):
         RadialTable(Radial(8), 0.0)
+    with pytest.raises(InputError, match="values of shape"):
+        RadialTable(lambda r: r, CUTOFF)
+
+
+def test_a_derivative_that_is_not_finite_is_no_table():
+    """The values are finite everywhere, the slope at the first point between the knots is not."""
+    with pytest.raises(RoughFunction):
+        RadialTable(lambda r: (r - CUTOFF * 1.3 / 32).abs().sqrt().unsqueeze(1), CUTOFF)
+
+
+@pytest.mark.parametrize("factor", [1.0, 12.0, 15.0])
+def test_the_knots_that_an_accurate_table_needs_are_found(factor):
+    """Up to the most there can be: a function just within their reach is tabulated, one beyond is not."""
+    network = Radial(8).to(torch.float64)
+    with torch.no_grad():
+        network.first *= factor
+    r = distances()
+    table = tabulated(network, CUTOFF)
+    assert isinstance(table, RadialTable) == (factor < 15)
+    error = (table(r) - network(r)).abs().max() / network(r).abs().max()
+    assert float(error.detach()) < 1e-7
+    if factor == 12:
+        assert len(table.table) > 3000
