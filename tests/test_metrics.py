@@ -126,25 +126,3 @@ def test_correlations_agree_with_scipy():
     assert metrics.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
     assert metrics.spearman(a, -np.exp(a)) == pytest.approx(-1.0)
     assert np.isnan(metrics.pearson(a, np.ones(50)))
-
-
-def test_bootstrap_interval_covers_as_often_as_it_says():
-    rng = np.random.default_rng(3)
-    inside = 0
-    for _ in range(100):
-        sample = rng.normal(loc=1.0, size=60)
-        interval = metrics.bootstrap(metrics.rmse, sample, np.zeros(60), rng, samples=200, level=0.9)
-        inside += interval.lower <= np.sqrt(2.0) <= interval.upper
-    assert 80 <= inside <= 98
-
-
-def test_bootstrap_of_groups_is_wider():
-    rng = np.random.default_rng(4)
-    groups = np.repeat(np.arange(20), 30)
-    sample = np.repeat(rng.normal(size=20), 30)
-    single = metrics.bootstrap(metrics.mae, sample, np.zeros(600), rng, samples=300)
-    whole = metrics.bootstrap(metrics.mae, sample, np.zeros(600), rng, samples=300, groups=groups)
-    assert whole.upper - whole.lower > 3 * (single.upper - single.lower)
-    assert whole.value == single.value
-    with pytest.raises(InputError, match="level"):
-        metrics.bootstrap(metrics.mae, [1.0], [1.0], rng, level=1.5)

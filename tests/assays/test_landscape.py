@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from fireassay.assays import landscape
+from fireassay.assays.assay import Subject
 from fireassay.assays.directions import draw, flat, like, weights_of
 from fireassay.assays.landscape import LandscapeSettings, loss_entropy, loss_entropy_integral
-from fireassay.assays.predictions import dtype_of
 from fireassay.data.graph import Graph, from_structures
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.potential import LocalPotential
 from fireassay.progress import Silent
+from fireassay.records.landscape import LandscapeResult
+from fireassay.records.typed import encode
 from toys import Network
 
 T = np.linspace(-0.25, 0.25, 81)
@@ -35,6 +37,10 @@ class Springs(LocalPotential):
         return square * self.stiffness.sum(), square.unsqueeze(1)
 
 
+def run(potential, train, settings, **more) -> LandscapeResult:
+    return landscape.run(Subject(predictor=potential, train=train, **more), settings)
+
+
 def frames(n: int, seed: int = 0, size: int = 4) -> list[Structure]:
     rng = np.random.default_rng(seed)
     return [Structure(np.full(size, 1), 2.0 * rng.normal(size=(size, 3))) for _ in range(n)]
@@ -43,7 +49,7 @@ def frames(n: int, seed: int = 0, size: int = 4) -> list[Structure]:
 def labelled(potential: LocalPotential, structures: list[Structure]) -> list[Structure]:
     out = []
     for s in structures:
-        p = potential.predict(from_structures([s], potential.cutoff, dtype_of(potential)))
+        p = potential.predict(from_structures([s], potential.cutoff, potential.dtype))
         forces = p.forces.double().numpy()
         out.append(Structure(s.atomic_numbers, s.positions, energy=float(p.energy[0]), forces=forces))
     return out
@@ -110,23 +116,23 @@ def test_lines_of_a_linear_model_are_straight_and_known():
     train = labelled(truth, frames(6))
     potential = Springs([0.5, 0.25, 0.25, 0.0])
     settings = LandscapeSettings(n_directions=3, points=5, span=0.5, seed=3)
-    result = landscape.run(potential, train, settings)
+    result = run(potential, train, settings)
     weights = weights_of(potential)
     directions, _ = draw(weights, "filter", 3, torch.Generator().manual_seed(3))
     square = np.array([np.square(s.positions).sum() for s in train])
     positions = np.concatenate([s.positions for s in train])
-    change = directions.sum(1).numpy()[:, None] * result.arrays["t"]  # of the stiffness, (D, P)
+    change = directions.sum(1).numpy()[:, None] * result.t  # of the stiffness, (D, P)
     energy = np.abs(change) * np.sqrt(np.square(square / 4).mean())
     forces = np.abs(change) * np.sqrt(np.square(2 * positions).mean())
-    np.testing.assert_allclose(result.arrays["filter.energy"], energy, atol=1e-12)
-    np.testing.assert_allclose(result.arrays["filter.forces"], forces, atol=1e-12)
+    np.testing.assert_allclose(result.lines["filter"].energy, energy, atol=1e-12)
+    np.testing.assert_allclose(result.lines["filter"].forces, forces, atol=1e-12)
     s_e = loss_entropy(energy.mean(0), 0.004)
     s_f = loss_entropy(forces.mean(0), 0.04)
-    assert result.values["filter.entropy.energy"].value == pytest.approx(s_e)
-    assert result.values["filter.entropy.forces"].value == pytest.approx(s_f)
-    assert result.values["filter.entropy.total"].value == pytest.approx(0.2 * s_e + 0.8 * s_f)
-    assert result.values["minimum.energy"].value == pytest.approx(0, abs=1e-12)
-    assert result.values["flat_entropy"].value == pytest.approx(np.log(5))
+    assert result.lines["filter"].entropy.energy.value == pytest.approx(s_e)
+    assert result.lines["filter"].entropy.forces.value == pytest.approx(s_f)
+    assert result.lines["filter"].entropy.total.value == pytest.approx(0.2 * s_e + 0.8 * s_f)
+    assert result.minimum_energy == pytest.approx(0, abs=1e-12)
+    assert result.flat_entropy == pytest.approx(np.log(5))
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
@@ -141,7 +147,7 @@ def test_weights_are_restored_bit_for_bit_after_success_error_and_interrupt(prec
         same = all(torch.equal(v, before[k]) for k, v in potential.state_dict().items())
         return same and potential.training and potential.hidden.requires_grad and not potential.readout.requires_grad
 
-    landscape.run(potential, train, settings)
+    run(potential, train, settings)
     assert unchanged()
     calls = [0]
     inner = landscape.TrainingLoss.__call__
@@ -155,7 +161,7 @@ def test_weights_are_restored_bit_for_bit_after_success_error_and_interrupt(prec
 
     monkeypatch.setattr(landscape.TrainingLoss, "__call__", failing)
     with pytest.raises(KeyboardInterrupt):
-        landscape.run(potential, train, settings)
+        run(potential, train, settings)
     assert unchanged()
 
 
@@ -164,7 +170,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     settings = LandscapeSettings(
         n_directions=4, points=5, normalisations=("filter", "published"), plane_points=3, twin=False
     )
-    whole = landscape.run(potential, train, settings)
+    whole = run(potential, train, settings)
     calls = [0]
     inner = landscape.TrainingLoss.__call__
 
@@ -176,17 +182,18 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(landscape.TrainingLoss, "__call__", counted)
     with pytest.raises(KeyboardInterrupt):
-        landscape.run(potential, train, settings, folder=tmp_path)
+        run(potential, train, settings, folder=tmp_path)
     assert len(list((tmp_path / "landscape").iterdir())) == 2
-    resumed = landscape.run(potential, train, settings, folder=tmp_path)
+    resumed = run(potential, train, settings, folder=tmp_path)
     assert calls[0] == 11 + 1 + 2 * 4 + 9 + 4 * 4 + 9
-    for name, array in whole.arrays.items():
-        np.testing.assert_array_equal(resumed.arrays[name], array)
-    landscape.run(potential, train, settings, folder=tmp_path)
+    again = encode(resumed)[1]
+    for name, array in encode(whole)[1].items():
+        np.testing.assert_array_equal(again[name], array)
+    run(potential, train, settings, folder=tmp_path)
     assert calls[0] == 11 + 43 + 1
     with torch.no_grad():
         potential.hidden += 0.1  # other weights: nothing may be reused
-    landscape.run(potential, train, settings, folder=tmp_path)
+    run(potential, train, settings, folder=tmp_path)
     assert calls[0] == 11 + 43 + 1 + 1 + 2 * (4 * 4 + 9)
 
 
@@ -201,16 +208,16 @@ def test_a_twin_is_used_only_where_it_agrees():
     calls = [0]
     train = labelled(Springs([1.0, 2.0]), frames(3))
     settings = LandscapeSettings(n_directions=2, points=5)
-    plain = landscape.run(Twinned([1.0, 2.5]), train, LandscapeSettings(n_directions=2, points=5, twin=False))
+    plain = run(Twinned([1.0, 2.5]), train, LandscapeSettings(n_directions=2, points=5, twin=False))
     assert calls[0] == 0
-    twin = landscape.run(Twinned([1.0, 2.5]), train, settings)
+    twin = run(Twinned([1.0, 2.5]), train, settings)
     assert calls[0] == 1 + 2 * 4  # made anew at every point
-    assert twin.values["twin"].value
-    np.testing.assert_allclose(twin.arrays["filter.forces"], plain.arrays["filter.forces"])
+    assert twin.twin
+    np.testing.assert_allclose(twin.lines["filter"].forces, plain.lines["filter"].forces)
     Twinned.off = 0.01
-    wrong = landscape.run(Twinned([1.0, 2.5]), train, settings)
-    assert not wrong.values["twin"].value
-    np.testing.assert_allclose(wrong.arrays["filter.forces"], plain.arrays["filter.forces"])
+    wrong = run(Twinned([1.0, 2.5]), train, settings)
+    assert not wrong.twin
+    np.testing.assert_allclose(wrong.lines["filter"].forces, plain.lines["filter"].forces)
 
 
 def test_progress_counts_every_point_once():
@@ -223,7 +230,7 @@ def test_progress_counts_every_point_once():
 
     counter = Counter()
     train = labelled(Network([1], seed=1), frames(2))
-    landscape.run(Network([1]), train, LandscapeSettings(n_directions=2, points=3, plane_points=3), progress=counter)
+    run(Network([1]), train, LandscapeSettings(n_directions=2, points=3, plane_points=3), progress=counter)
     assert counter.done == counter.total == 2 * 2 + 9
 
 
@@ -292,9 +299,9 @@ def test_diverged_points_count_as_infinite():
 
     potential = Explosive([1.0, 1.0])
     train = labelled(potential, frames(2))
-    result = landscape.run(potential, train, LandscapeSettings(n_directions=2, points=5, span=20.0))
-    assert np.isposinf(result.arrays["filter.forces"][:, [0, -1]]).all()
-    assert np.isfinite(result.values["filter.entropy.total"].value)
+    result = run(potential, train, LandscapeSettings(n_directions=2, points=5, span=20.0))
+    assert np.isposinf(result.lines["filter"].forces[:, [0, -1]]).all()
+    assert np.isfinite(result.lines["filter"].entropy.total.value)
 
 
 def test_labels_decide_which_surfaces_there_are():
@@ -302,34 +309,33 @@ def test_labels_decide_which_surfaces_there_are():
     train = labelled(Network([1], seed=1), frames(4))
     settings = LandscapeSettings(n_directions=1, points=3)
     bare = [Structure(s.atomic_numbers, s.positions, forces=s.forces) for s in train]
-    result = landscape.run(potential, bare, settings)
-    assert result.values["filter.entropy.energy"].value is None
-    assert result.values["filter.entropy.total"].value is None
-    assert result.values["filter.entropy.forces"].value is not None
+    result = run(potential, bare, settings)
+    assert result.lines["filter"].entropy.energy is None
+    assert result.lines["filter"].entropy.total is None
+    assert result.lines["filter"].entropy.forces is not None
     mixed = [bare[0], *train[1:]]
-    full, part = landscape.run(potential, train[1:], settings), landscape.run(potential, mixed, settings)
-    np.testing.assert_allclose(part.arrays["filter.energy"], full.arrays["filter.energy"])
+    full, part = run(potential, train[1:], settings), run(potential, mixed, settings)
+    np.testing.assert_allclose(part.lines["filter"].energy, full.lines["filter"].energy)
     with pytest.raises(InputError, match="needs labels"):
-        landscape.run(potential, frames(2), settings)
+        run(potential, frames(2), settings)
     with pytest.raises(InputError, match="unknown to the potential"):
-        landscape.run(Network([6]), train, settings)
-    with pytest.raises(InputError, match="odd"):
-        landscape.run(potential, train, LandscapeSettings(points=4))
+        run(Network([6]), train, settings)
+    with pytest.raises(ValueError, match="odd"):
+        LandscapeSettings(points=4)
     with pytest.raises(InputError, match="no trainable parameter"):
-        landscape.run(potential, train, LandscapeSettings(frozen=("*",)))
+        run(potential, train, LandscapeSettings(frozen=("*",)))
 
 
 def test_a_subset_of_frames_is_the_same_every_time():
     potential, train = Network([1]), labelled(Network([1], seed=1), frames(8))
     settings = LandscapeSettings(n_directions=1, points=3, frames=3)
-    a, b = landscape.run(potential, train, settings), landscape.run(potential, train, settings)
-    assert a.values["n_frames"].value == 3
-    np.testing.assert_array_equal(a.arrays["filter.forces"], b.arrays["filter.forces"])
+    a, b = run(potential, train, settings), run(potential, train, settings)
+    assert a.n_frames == 3
+    np.testing.assert_array_equal(a.lines["filter"].forces, b.lines["filter"].forces)
 
 
 def test_batches_do_not_matter():
     potential, train = Network([1]), labelled(Network([1], seed=1), frames(6))
-    whole = landscape.run(potential, train, LandscapeSettings(n_directions=2, points=3))
-    cut = landscape.run(potential, train, LandscapeSettings(n_directions=2, points=3, max_structures=2))
-    np.testing.assert_allclose(whole.arrays["filter.energy"], cut.arrays["filter.energy"], rtol=1e-9)
-    assert set(whole.units) == set(whole.arrays)
+    whole = run(potential, train, LandscapeSettings(n_directions=2, points=3))
+    cut = run(potential, train, LandscapeSettings(n_directions=2, points=3, max_structures=2))
+    np.testing.assert_allclose(whole.lines["filter"].energy, cut.lines["filter"].energy, rtol=1e-9)

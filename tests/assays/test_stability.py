@@ -9,15 +9,17 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from scipy.stats import CensoredData, ecdf
 
-from fireassay.assays.stability import KaplanMeier, StabilitySettings, energy_drift, kaplan_meier, run
+from fireassay.assays import stability
+from fireassay.assays.assay import Subject
+from fireassay.assays.stability import StabilitySettings, energy_drift
 from fireassay.data.graph import Graph, edge_vectors, sum_over_neighbours
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.interop.ase import structure_of
 from fireassay.potential import LocalPotential, Prediction
-from fireassay.records import AssayResult
+from fireassay.records import AssayRecord, environment, load_assay
+from fireassay.records.stability import StabilityResult
 from toys import Pair
 
 
@@ -47,90 +49,46 @@ def short(**changes) -> StabilitySettings:
     return StabilitySettings(**{**base, **changes})
 
 
-def test_kaplan_meier_by_hand():
-    """Failures at 2, 3, 3, 5; censored at 3 and 8 (two): S = 6/7... worked out in the margin.
-
-    n at risk: t=2: 7, t=3: 6 (one of them censored at 3), t=5: 3. S(2) = 6/7; S(3) = 6/7 * 4/6 = 4/7;
-    S(5) = 4/7 * 2/3 = 8/21. Greenwood: 1/(7*6) = 1/42; + 2/(6*4) = 1/12; + 1/(3*2) = 1/6.
-    """
-    curve = kaplan_meier([2, 3, 3, 3, 5, 8, 8], [True, True, True, False, True, False, False])
-    assert curve.time.tolist() == [0, 2, 3, 5, 8]
-    np.testing.assert_allclose(curve.survival, [1, 6 / 7, 4 / 7, 8 / 21, 8 / 21])
-    sums = np.array([1 / 42, 1 / 42 + 1 / 12, 1 / 42 + 1 / 12 + 1 / 6])
-    s = np.array([6 / 7, 4 / 7, 8 / 21])
-    spread = 1.959963984540054 * np.sqrt(sums) / np.abs(np.log(s))
-    np.testing.assert_allclose(curve.lower[1:4], s ** np.exp(spread))
-    np.testing.assert_allclose(curve.upper[1:4], s ** np.exp(-spread))
-    assert (curve.lower[0], curve.upper[0]) == (1, 1)
-    assert curve.median == 5
-
-
-@pytest.mark.filterwarnings("ignore:The confidence interval is undefined")
-def test_kaplan_meier_equals_scipy_on_random_data():
-    rng = np.random.default_rng(0)
-    time = rng.integers(1, 20, 40).astype(float)
-    failed = rng.random(40) < 0.6
-    curve = kaplan_meier(time, failed, 0.9)
-    theirs = ecdf(CensoredData(uncensored=time[failed], right=time[~failed])).sf
-    interval = theirs.confidence_interval(0.9, method="log-log")
-    for t, s, low, high in zip(*curve, strict=True):
-        assert s == pytest.approx(theirs.evaluate(t))
-        if 0 < s < 1:
-            assert low == pytest.approx(interval.low.evaluate(t))
-            assert high == pytest.approx(interval.high.evaluate(t))
-
-
-def test_kaplan_meier_at_its_ends():
-    nobody = kaplan_meier([5, 5], [False, False])
-    assert (nobody.time.tolist(), nobody.survival.tolist(), nobody.median) == ([0, 5], [1, 1], None)
-    everybody = kaplan_meier([1, 2], [True, True])
-    assert everybody.survival.tolist() == [1, 0.5, 0]
-    assert everybody.lower[-1] == 0
-    assert everybody.upper[-1] == everybody.upper[-2] < 1
-    assert kaplan_meier([3], [True]).survival.tolist() == [1, 0]
-    for bad in (([], []), ([1, 2], [True]), ([-1.0], [True]), ([np.nan], [True])):
-        with pytest.raises(InputError):
-            kaplan_meier(*bad)
+def run(potential, start, settings, **more) -> StabilityResult:
+    return stability.run(Subject(predictor=potential, start=start, **more), settings)
 
 
 def test_a_sound_potential_survives_and_everything_is_recorded(tmp_path: Path):
     result = run(Bonded(), triangle(), short(), name="morse", folder=tmp_path)
-    value = {name: q.value for name, q in result.values.items()}
-    assert value["survival_fraction"] == 1.0
-    assert value["failures"] == []
-    assert value["time_to_failure.mean"] == value["duration"] == 60.0
-    assert value["median_survival"] is None
-    assert value["n_bonds"] == 3
-    assert value["criteria"] == ["not_finite", "bond_length", "closest_approach", "temperature", "energy_jump"]
-    assert value["replica_steps_per_second"] > 0
-    arrays = result.arrays
-    assert arrays["temperature"].shape == arrays["potential_energy"].shape == (13, 6)
-    assert arrays["time"].tolist() == list(range(0, 61, 5))
-    assert arrays["last_frames"].shape == arrays["last_forces"].shape == (6, 20, 3, 3)
-    assert not arrays["failed"].any()
-    assert np.isfinite(arrays["temperature"]).all()
-    result.save(tmp_path)
-    assert AssayResult.load(tmp_path / "stability.json").values["n_replicas"].value == 6
+    assert result.failures == []
+    assert result.times.mean == result.protocol.duration == 60.0
+    assert result.curve.median is None
+    assert result.curve.mean == 60.0
+    assert result.n_bonds == 3
+    assert result.protocol.criteria == ["not_finite", "bond_length", "closest_approach", "temperature", "energy_jump"]
+    assert result.replica_steps_per_second is not None
+    assert result.replica_steps_per_second > 0
+    assert result.temperature.shape == result.potential_energy.shape == (13, 6)
+    assert result.time.tolist() == list(range(0, 61, 5))
+    assert result.last_frames.shape == result.last_forces.shape == (6, 20, 3, 3)
+    assert not result.failed.any()
+    assert np.isfinite(result.temperature).all()
+    record = AssayRecord("stability", "morse", "", {}, {}, environment(), result)
+    assert load_assay(record.save(tmp_path), StabilityResult).result.failed.tolist() == [False] * 6
     assert not list(tmp_path.glob(".stability*"))
 
 
 def test_a_weak_bond_breaks_and_the_report_says_which():
     result = run(Bonded(depth=0.15), triangle(), short(temperature=3000.0, duration=400.0))
-    failed, time = result.arrays["failed"], result.arrays["time_to_failure"]
+    failed, time = result.failed, result.time_to_failure
     assert failed.any()
-    assert result.values["survival_fraction"].value == pytest.approx(1 - failed.mean())
-    assert result.values["failures.bond_length"].value == failed.sum()
-    for failure in result.values["failures"].value:
-        replica, (i, j) = failure["replica"], failure["atoms"]
+    assert [f.criterion for f in result.failures] == ["bond_length"] * int(failed.sum())
+    for failure in result.failures:
+        replica, (i, j) = failure.replica, failure.atoms
         assert failed[replica]
-        assert time[replica] == failure["time"] == failure["step"] * 1.0
-        frames = result.arrays["last_frames"][replica]
+        assert time[replica] == failure.time == failure.step * 1.0
+        frames = result.last_frames[replica]
         lengths = np.linalg.norm(frames[:, j] - frames[:, i], axis=1)
-        assert lengths[-1] == pytest.approx(failure["value"])
-        assert failure["limit"] == 2.0 < failure["value"]
+        assert lengths[-1] == pytest.approx(failure.value)
+        assert failure.limit == 2.0 < failure.value
         assert (lengths[:-1][np.isfinite(lengths[:-1])] <= 2.0).all()
-        seen = np.isfinite(result.arrays["temperature"][:, replica])
-        assert seen.sum() == failure["step"] // 5 + 1
+        seen = np.isfinite(result.temperature[:, replica])
+        assert seen.sum() == failure.step // 5 + 1
     assert time[~failed].tolist() == [400.0] * int((~failed).sum())
 
 
@@ -145,24 +103,24 @@ def test_published_is_appendix_b():
     with pytest.raises(ValueError, match="extra"):
         StabilitySettings(temprature=3)  # type: ignore[call-arg]
     result = run(Bonded(), triangle(), StabilitySettings.published(replicas=3, duration=20.0, drift_duration=0))
-    assert result.values["criteria"].value == ["not_finite", "bond_length"]
-    assert result.settings["degrees_of_freedom"] == "all"
+    assert result.protocol.criteria == ["not_finite", "bond_length"]
+    assert result.protocol.settings["degrees_of_freedom"] == "all"
 
 
 def test_temperature_of_the_two_conventions():
     """Free particles: 3n against 3n - 6 degrees of freedom for the same velocities scale T by (n - 2) / n."""
     gas = structure_of(Atoms("He8", np.random.default_rng(0).normal(0, 30, (8, 3))))
     common = {"thermostat": "none", "duration": 5.0, "record_every": 1}
-    moving = run(Pair(), gas, short(**common)).arrays["temperature"]
-    everything = run(Pair(), gas, short(**common, degrees_of_freedom="all")).arrays["temperature"]
+    moving = run(Pair(), gas, short(**common)).temperature
+    everything = run(Pair(), gas, short(**common, degrees_of_freedom="all")).temperature
     np.testing.assert_allclose(everything, moving * 18 / 24)
 
 
 def test_bulk_runs_without_bonds_and_notices_what_goes_wrong():
     crystal = structure_of(bulk("Ar", "fcc", a=4.2, cubic=True))
     result = run(Pair(cutoff=4.5), crystal, short(temperature=100.0, timestep=2.0))
-    assert result.values["survival_fraction"].value == 1.0
-    assert "bond_length" not in result.values["criteria"].value
+    assert not result.failed.any()
+    assert "bond_length" not in result.protocol.criteria
 
     class Attractive(Pair):
         def local(self, graph):
@@ -170,8 +128,8 @@ def test_bulk_runs_without_bonds_and_notices_what_goes_wrong():
             return -energies, density
 
     collapsed = run(Attractive(cutoff=4.5, epsilon=5.0), crystal, short(temperature=300.0, timestep=2.0, duration=400))
-    assert collapsed.values["survival_fraction"].value == 0.0
-    assert {f["criterion"] for f in collapsed.values["failures"].value} <= {
+    assert collapsed.failed.all()
+    assert {f.criterion for f in collapsed.failures} <= {
         "closest_approach",
         "temperature",
         "energy_jump",
@@ -184,9 +142,10 @@ def test_relaxing_first():
     stretched = triangle()
     stretched = Structure(stretched.atomic_numbers, stretched.positions * 1.1)
     result = run(Bonded(), stretched, short(relax=True))
-    assert result.values["start.relaxed"].value is True
-    sides = np.linalg.norm(result.arrays["start"] - np.roll(result.arrays["start"], 1, axis=0), axis=1)
-    np.testing.assert_allclose(sides, 1.2, atol=1e-3)
+    assert result.start.relaxed is True
+    assert result.start.largest_force is not None
+    assert result.start.largest_force < 0.01
+    np.testing.assert_array_equal(result.start.positions, stretched.positions)  # as given
 
 
 def test_interrupted_assay_goes_on(tmp_path: Path):
@@ -209,15 +168,14 @@ def test_interrupted_assay_goes_on(tmp_path: Path):
     Stubborn.calls = 100
     again = run(Stubborn(), triangle(), short(), folder=tmp_path)
     assert Stubborn.calls == 100 + 60 - 18
-    np.testing.assert_array_equal(again.arrays["last_frames"], whole.arrays["last_frames"])
-    np.testing.assert_array_equal(again.arrays["temperature"], whole.arrays["temperature"])
+    np.testing.assert_array_equal(again.last_frames, whole.last_frames)
+    np.testing.assert_array_equal(again.temperature, whole.temperature)
 
 
 def test_drift_of_a_smooth_potential_falls_fourfold_and_is_small():
     result = run(Bonded(), triangle(), short(drift_duration=400.0, timestep=1.0, duration=2.0))
-    assert result.values["drift.fluctuation_ratio"].value == pytest.approx(4, rel=0.15)
-    assert abs(result.values["drift.rate"].value) < result.values["drift.fluctuation"].value / 0.4
-    assert result.values["drift.rate"].unit == "meV/atom/ps"
+    assert result.drift.fluctuation_ratio == pytest.approx(4, rel=0.15)
+    assert abs(result.drift.rate) < result.drift.fluctuation / 0.4
 
 
 def test_energy_drift_of_a_straight_line():
@@ -234,8 +192,10 @@ def test_energy_drift_of_a_straight_line():
 
 def test_a_calculator_that_is_no_potential_can_be_assayed():
     class Still:
+        cutoff, species, dtype = 0.0, None, torch.float64
+
         def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
             return Prediction(torch.zeros(graph.n_structures), torch.zeros_like(graph.positions))
 
     result = run(Still(), triangle(), short(duration=100.0, temperature=30.0))
-    assert isinstance(kaplan_meier(result.arrays["time_to_failure"], result.arrays["failed"]), KaplanMeier)
+    assert result.time_to_failure.shape == result.failed.shape == (6,)

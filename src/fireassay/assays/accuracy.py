@@ -1,4 +1,4 @@
-"""Assay: how far predictions are from reference labels, per split, element and group.
+"""Assay: how far predictions are from reference labels, per split, element, molecule and group.
 
 Definitions are those of the TEA Challenge 2023 (Tables SI 1, SI 7, SI 8) and of Vita & Schwalbe-Koda, Data efficiency
 and extrapolation trends (section 4.1); each metric is defined in `fireassay.metrics`.
@@ -8,34 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from pydantic import Field
 
 from fireassay import metrics
-from fireassay.assays.predictions import Predictions, cutoff_of, predict
+from fireassay.assays.assay import Assay, Need, Subject
+from fireassay.assays.predictions import Predictions, dataset_for, datasets_for, predict
 from fireassay.data.datasets import Dataset
+from fireassay.data.fingerprint import fingerprint
+from fireassay.data.molecules import formula, molecules
+from fireassay.data.split import group_numbers
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.potential import Predictor
-from fireassay.progress import Progress, Silent
-from fireassay.records import AssayResult, Quantity
+from fireassay.records.accuracy import AccuracyResult, EnergyZero, Errors, GroupErrors, SplitAccuracy
 from fireassay.settings import Settings
 
 Array = NDArray[np.float64]
-
-UNITS = {
-    "energy": "eV",
-    "energy_per_atom": "eV/atom",
-    "relative_energy": "eV",
-    "forces": "eV/Å",
-    "stress": "eV/Å^3",
-    "net_force": "eV/Å",
-}
 
 
 class AccuracySettings(Settings):
@@ -43,106 +35,110 @@ class AccuracySettings(Settings):
 
     energy_zero: Literal["none", "fit"] = Field(
         default="none",
-        description="fit: before comparing, shift predicted energies per element by least squares over all splits, "
+        description="fit: before comparing, shift predicted energies per element by least squares on training frames, "
         "for a potential whose zero of energy is not the reference's",
     )
+    energy_zero_frames: int = Field(default=500, ge=1, description="training frames to fit the zero of energy to")
     temperatures: dict[str, float] = Field(
         default={},
         description="temperature in K of a split, where neither its frames nor its name tell; for the slope",
     )
     groups: bool = Field(default=True, description="errors of each group label, when a split has more than one")
+    molecules: bool = Field(
+        default=True, description="F(mol): errors of the net force on each molecule, when frames hold more than one"
+    )
     max_edges: int = Field(default=10_000, ge=1, description="edges of one batch")
     max_structures: int = Field(default=256, ge=1, description="structures of one batch")
 
 
-def run(
-    potential: Predictor,
-    splits: Mapping[str, Sequence[Structure]],
-    settings: AccuracySettings | None = None,
-    *,
-    name: str = "potential",
-    cutoff: float | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> AssayResult:
-    """Errors of `potential` on each of `splits`, for every label that a split has.
+def run(subject: Subject, settings: AccuracySettings) -> AccuracyResult:
+    """Errors of the subject's predictor on each test split, for every label that a split has.
 
-    Values and arrays are listed in docs/records.md. A frame without a label is left out of that label's errors and is
-    NaN in the arrays. When a prediction is not finite the errors that it enters are null and `SPLIT.not_finite` counts
-    the frames. Raises InputError when there is no label at all, or an element that the potential does not know.
+    A frame without a label is left out of that label's errors and is NaN in the arrays. A frame with a prediction that
+    is not finite counts as diverged; the errors are those of the others. A split with an element that the predictor
+    does not know is refused by name. Raises InputError when every split is, or when a fitted zero of energy lacks
+    training frames with energies.
     """
-    settings, progress = settings or AccuracySettings(), progress or Silent()
-    values: dict[str, Quantity] = {}
-    arrays: dict[str, NDArray] = {}
-    data = {split: Dataset(frames, cutoff_of(potential, cutoff)) for split, frames in splits.items()}
-    if not any(
-        d.labels.has_energy.any() or d.labels.has_forces.any() or d.labels.has_stress.any() for d in data.values()
-    ):
-        raise InputError(
-            f"the splits {list(splits)} have no energies, forces or stress; accuracy needs reference labels"
-        )
-    progress.start(f"accuracy of {name}", sum(len(d) for d in data.values()))
+    data, refused = datasets_for(subject.predictor, subject.test)
+    for split, reason in refused.items():
+        subject.tell(f"accuracy: split {split} is left out: {reason}")
+    if not data:
+        raise InputError(f"accuracy: no split can be judged; {'; '.join(f'{k}: {v}' for k, v in refused.items())}")
+    zero = _energy_zero(subject, settings) if settings.energy_zero == "fit" else None
+    subject.progress.start(f"accuracy of {subject.name}", sum(len(d) for d in data.values()))
     try:
-        found = {
-            split: predict(
-                potential,
-                dataset,
-                stress=bool(dataset.labels.has_stress.any()),
-                dtype=dtype,
-                device=device,
-                max_edges=settings.max_edges,
-                max_structures=settings.max_structures,
-                progress=progress,
-            )
-            for split, dataset in data.items()
-        }
+        found = {split: _predictions(subject, dataset, settings) for split, dataset in data.items()}
     finally:
-        progress.stop()
-    shifts = _energy_shifts(data, found, settings, values)
+        subject.progress.stop()
+    notes: list[str] = []
+    splits = {}
     for split, dataset in data.items():
-        prediction = found[split]._replace(energy=found[split].energy + shifts[split])
-        _compare(split, dataset, prediction, settings, values, arrays)
-    _slope(data, settings, values)
-    units = {key: _unit_of_array(key) for key in arrays}
-    return AssayResult("accuracy", name, settings.model_dump(), values, arrays, units)
+        shift, note = _shift(split, dataset, zero)
+        notes += note
+        splits[split] = _compared(dataset, found[split], shift, settings, _temperature(split, dataset, settings))
+    slope, more = _slope(splits)
+    for note in (*notes, *more):
+        subject.tell(f"accuracy: {note}")
+    return AccuracyResult(
+        splits=splits,
+        refused=refused,
+        notes=[*notes, *more],
+        energy_zero=settings.energy_zero,
+        fitted_zero=zero,
+        extrapolation_slope=slope,
+    )
 
 
-def _energy_shifts(
-    data: Mapping[str, Dataset],
-    found: Mapping[str, Predictions],
-    settings: AccuracySettings,
-    values: dict[str, Quantity],
-) -> dict[str, Array]:
-    values["energy_zero"] = Quantity(settings.energy_zero)
-    none = {split: np.zeros(len(dataset)) for split, dataset in data.items()}
-    compositions = {split: _compositions(dataset) for split, dataset in data.items()}
-    rows = [
-        (predicted, reference, composition)
-        for split, dataset in data.items()
-        for predicted, reference, composition, labelled in zip(
-            found[split].energy,
-            dataset.labels.energy.numpy(),
-            compositions[split],
-            dataset.labels.has_energy.tolist(),
-            strict=True,
-        )
-        if labelled and np.isfinite(predicted)
-    ]
-    if settings.energy_zero == "none" or not rows:
-        return none
-    predicted, reference, composition = zip(*rows, strict=True)
-    zero = metrics.fit_energy_zero(predicted, reference, composition)
-    values["energy_zero.rank"] = Quantity(zero.rank)
-    values["energy_zero.condition"] = Quantity(zero.condition)
-    for z, shift in zero.shift.items():
-        values[f"energy_zero.{chemical_symbols[z]}"] = Quantity(shift, "eV")
-    seen = set(zero.shift)
-    unseen = sorted({z for cs in compositions.values() for c in cs for z in c} - seen)
-    if unseen:
-        raise InputError(f"no frame with an energy has the elements {[chemical_symbols[z] for z in unseen]}; "
-                         "their zero of energy cannot be fitted")  # fmt: skip
-    return {split: zero.of(cs) for split, cs in compositions.items()}
+ASSAY = Assay("accuracy", AccuracySettings, (Need.LABELLED_TEST_FRAMES,), run)
+
+
+def _predictions(subject: Subject, dataset: Dataset, settings: AccuracySettings, forces: bool = True) -> Predictions:
+    return predict(
+        subject.predictor,
+        dataset,
+        forces=forces,
+        stress=forces and bool(dataset.labels.has_stress.any()),
+        device=subject.device,
+        max_edges=settings.max_edges,
+        max_structures=settings.max_structures,
+        progress=subject.progress,
+    )
+
+
+def _energy_zero(subject: Subject, settings: AccuracySettings) -> EnergyZero:
+    """Fitted to training frames, evenly chosen, so that test labels stay unseen."""
+    labelled = [s for s in subject.train if s.energy is not None]
+    if not labelled:
+        raise InputError("energy_zero=fit needs training frames with energies; give data.train, or energy_zero=none")
+    stride = max(1, len(labelled) // settings.energy_zero_frames)
+    dataset = dataset_for(subject.predictor, labelled[::stride][: settings.energy_zero_frames])
+    subject.progress.start("zero of energy", len(dataset))
+    try:
+        predicted = _predictions(subject, dataset, settings, forces=False).energy
+    finally:
+        subject.progress.stop()
+    finite = np.isfinite(predicted)
+    if not finite.any():
+        raise InputError("energy_zero=fit: no predicted energy of a training frame is finite; use energy_zero=none")
+    compositions = [c for c, use in zip(_compositions(dataset), finite, strict=True) if use]
+    fitted = metrics.fit_energy_zero(predicted[finite], dataset.labels.energy.numpy()[finite], compositions)
+    return EnergyZero(
+        frames=len(compositions),
+        rank=fitted.rank,
+        condition=fitted.condition,
+        shift={chemical_symbols[z]: shift for z, shift in fitted.shift.items()},
+    )
+
+
+def _shift(split: str, dataset: Dataset, zero: EnergyZero | None) -> tuple[Array, list[str]]:
+    """What is added to the predicted energies (S,); NaN for a frame with an element that the fit did not see."""
+    compositions = _compositions(dataset)
+    if zero is None:
+        return np.zeros(len(dataset)), []
+    shift = [sum(n * zero.shift.get(chemical_symbols[z], np.nan) for z, n in c.items()) for c in compositions]
+    unseen = sorted({chemical_symbols[z] for c in compositions for z in c} - set(zero.shift))
+    note = f"energies of {split} with {', '.join(unseen)} are not compared: no training frame has them"
+    return np.array(shift), [note] if unseen else []
 
 
 def _compositions(dataset: Dataset) -> list[dict[int, int]]:
@@ -150,115 +146,210 @@ def _compositions(dataset: Dataset) -> list[dict[int, int]]:
     return [dict(zip(species.tolist(), counts.tolist(), strict=True)) for species, counts in counted]
 
 
-def _compare(
-    split: str,
-    dataset: Dataset,
-    prediction: Predictions,
-    settings: AccuracySettings,
-    values: dict[str, Quantity],
-    arrays: dict[str, NDArray],
-) -> None:
-    labels = dataset.labels
-    sizes = dataset.structure_sizes.numpy()
-    structure = np.repeat(np.arange(len(sizes)), sizes)
+class _Compared(NamedTuple):
+    """References with NaN where there is no label, predictions with NaN where they are left out."""
+
+    energy: Array
+    forces: Array
+    stress: Array
+    predicted: Predictions
+    structure: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    diverged: NDArray[np.bool_]
+
+
+def _compared(
+    dataset: Dataset, found: Predictions, shift: Array, settings: AccuracySettings, temperature: float | None
+) -> SplitAccuracy:
+    comparable = np.isfinite(shift)
+    predicted = found._replace(energy=found.energy + np.where(comparable, shift, 0.0))
+    c = _aligned(dataset, predicted, comparable)
     species = dataset.atomic_numbers.numpy()
-    energy = np.where(labels.has_energy.numpy(), labels.energy.numpy(), np.nan)
-    forces = np.where(labels.has_forces.numpy()[:, None], labels.forces.numpy(), np.nan)
-    stress = np.where(labels.has_stress.numpy()[:, None, None], labels.stress.numpy(), np.nan)
-    assert prediction.forces is not None
-    arrays[f"{split}.energy.reference"], arrays[f"{split}.energy.predicted"] = energy, prediction.energy
-    arrays[f"{split}.forces.reference"], arrays[f"{split}.forces.predicted"] = forces, prediction.forces
-    arrays[f"{split}.atomic_numbers"], arrays[f"{split}.structure"] = species, structure
-    arrays[f"{split}.positions"] = np.concatenate([s.positions for s in dataset.structures])
-    values[f"{split}.frames"] = Quantity(len(sizes))
-    values[f"{split}.not_finite"] = Quantity(_diverged_frames(prediction, structure))
-    _add(values, split, "energy", prediction.energy, energy)
-    _add(values, split, "energy_per_atom", prediction.energy / sizes, energy / sizes)
-    _add_relative(values, split, prediction.energy, energy)
-    _add(values, split, "forces", prediction.forces, forces)
-    for z in np.unique(species):
-        rows = species == z
-        _add(values, f"{split}.forces", chemical_symbols[z], prediction.forces[rows], forces[rows], UNITS["forces"])
-    if not np.isnan(forces).all():
-        net, reference = metrics.net_force(prediction.forces, structure), metrics.net_force(forces, structure)
-        _add(values, split, "net_force", net, reference)
-    if prediction.stress is not None:
-        _add(values, split, "stress", prediction.stress, stress)
-        arrays[f"{split}.stress.reference"], arrays[f"{split}.stress.predicted"] = stress, prediction.stress
-    if settings.groups:
-        _add_groups(values, split, dataset, prediction, energy, forces)
+    names, group = _groups(dataset.structures)
+    assert c.predicted.forces is not None
+    forces = c.predicted.forces
+    labelled = not np.isnan(c.forces).all()
+    stress = c.predicted.stress
+    parts = _molecules(dataset) if labelled and settings.molecules else None
+    return SplitAccuracy(
+        frames=len(c.sizes),
+        not_finite=int(c.diverged.sum()),
+        fingerprint=fingerprint(dataset.structures),
+        temperature=temperature,
+        energy=_errors(c.predicted.energy, c.energy),
+        energy_per_atom=_errors(c.predicted.energy / c.sizes, c.energy / c.sizes),
+        relative_energy=_relative(c.predicted.energy, c.energy),
+        forces=_errors(forces, c.forces),
+        stress=None if stress is None else _errors(stress, c.stress),
+        net_force=_net(forces, c.forces, c.structure) if labelled else None,
+        molecule_force=None if parts is None else parts.forces(forces, c.forces, np.ones(len(parts.frame), bool)),
+        molecules=_by_formula(parts, forces, c.forces),
+        elements={
+            chemical_symbols[z]: errors
+            for z in np.unique(species)
+            if (errors := _errors(forces[species == z], c.forces[species == z])) is not None
+        },
+        groups=_group_errors(c, names, group, parts) if settings.groups and len(names) > 1 else {},
+        diverged=c.diverged.astype(np.int64),
+        group_names=names,
+        group=group,
+        energy_reference=c.energy,
+        energy_predicted=predicted.energy,
+        forces_reference=c.forces,
+        forces_predicted=forces if predicted.forces is None else predicted.forces,
+        stress_reference=None if stress is None else c.stress,
+        stress_predicted=predicted.stress,
+        atomic_numbers=species,
+        structure=c.structure,
+        positions=np.concatenate([s.positions for s in dataset.structures]),
+        cell=np.stack([s.cell for s in dataset.structures]),
+    )
 
 
-def _add(
-    values: dict[str, Quantity], prefix: str, name: str, predicted: Array, reference: Array, unit: str | None = None
-) -> None:
-    labelled = ~np.isnan(reference)
-    if not labelled.any():
-        return
-    a, b = predicted[labelled], reference[labelled]
-    found = metrics.errors(a, b) if np.isfinite(a).all() else dict.fromkeys(metrics.errors(b, b), None)
-    for key, value in found.items():
-        if "percent" not in key:
-            values[f"{prefix}.{name}.{key}"] = Quantity(value, unit or UNITS[name])
-        elif name != "net_force":  # whose reference is zero but for rounding
-            values[f"{prefix}.{name}.{key}"] = Quantity(value, "%")
+def _aligned(dataset: Dataset, predicted: Predictions, comparable: NDArray[np.bool_]) -> _Compared:
+    labels, sizes = dataset.labels, dataset.structure_sizes.numpy()
+    structure = np.repeat(np.arange(len(sizes)), sizes)
+    assert predicted.forces is not None
+    has_stress = labels.has_stress.numpy()
+    diverged = ~np.isfinite(predicted.energy)
+    diverged[structure[~np.isfinite(predicted.forces).all(1)]] = True
+    if predicted.stress is not None:  # molecules have none
+        diverged |= has_stress & ~np.isfinite(predicted.stress).all((1, 2))
+    hidden = Predictions(
+        np.where(diverged, np.nan, predicted.energy),
+        np.where(diverged[structure, None], np.nan, predicted.forces),
+        None if predicted.stress is None else np.where(diverged[:, None, None], np.nan, predicted.stress),
+        None,
+    )
+    return _Compared(
+        energy=np.where(labels.has_energy.numpy() & comparable, labels.energy.numpy(), np.nan),
+        forces=np.where(labels.has_forces.numpy()[:, None], labels.forces.numpy(), np.nan),
+        stress=np.where(has_stress[:, None, None], labels.stress.numpy(), np.nan),
+        predicted=hidden,
+        structure=structure,
+        sizes=sizes,
+        diverged=diverged,
+    )
 
 
-def _add_relative(values: dict[str, Quantity], split: str, predicted: Array, reference: Array) -> None:
-    labelled = ~np.isnan(reference)
-    if labelled.any():
-        a, b = predicted[labelled], reference[labelled]
-        _add(values, split, "relative_energy", a - a.mean(), metrics.relative(b))
+def _errors(predicted: Array, reference: Array) -> Errors | None:
+    """Errors over what has a label and a finite prediction; None without labels."""
+    if np.isnan(reference).all():
+        return None
+    both = np.isfinite(predicted) & np.isfinite(reference)
+    if not both.any():
+        return Errors(n=0)
+    found = metrics.errors(predicted[both], reference[both])
+    return Errors(n=int(both.sum()), **{name: value if np.isfinite(value) else None for name, value in found.items()})
 
 
-def _add_groups(
-    values: dict[str, Quantity], split: str, dataset: Dataset, prediction: Predictions, energy: Array, forces: Array
-) -> None:
-    groups = np.array([s.provenance.group or "" for s in dataset.structures])
-    if len(np.unique(groups)) < 2:
-        return
-    sizes = dataset.structure_sizes.numpy()
-    per_atom = np.repeat(groups, sizes)
-    assert prediction.forces is not None
-    for group in np.unique(groups):
-        prefix, rows = f"{split}.group.{group or 'none'}", groups == group
-        _add(values, prefix, "energy_per_atom", (prediction.energy / sizes)[rows], (energy / sizes)[rows])
-        _add(values, prefix, "forces", prediction.forces[per_atom == group], forces[per_atom == group])
+def _relative(predicted: Array, reference: Array) -> Errors | None:
+    both = np.isfinite(predicted) & np.isfinite(reference)
+    if not both.any():
+        return _errors(predicted, reference)
+    return _errors(predicted - predicted[both].mean(), reference - reference[both].mean())
 
 
-def _diverged_frames(prediction: Predictions, structure: NDArray[np.int64]) -> int:
-    bad = ~np.isfinite(prediction.energy)
-    if prediction.forces is not None:
-        bad[structure[~np.isfinite(prediction.forces).all(1)]] = True
-    if prediction.stress is not None:
-        bad |= ~np.isfinite(prediction.stress).all((1, 2))
-    return int(bad.sum())
+def _net(predicted: Array, reference: Array, group: NDArray[np.int64], percent: bool = False) -> Errors | None:
+    """Errors of the sum of forces (N, 3) over the atoms of each group (N,); percentages where it is not zero."""
+    found = _errors(metrics.net_force(predicted, group), metrics.net_force(reference, group))
+    if found is None or percent:
+        return found
+    return Errors(n=found.n, mae=found.mae, rmse=found.rmse, max=found.max)
 
 
-def _slope(data: Mapping[str, Dataset], settings: AccuracySettings, values: dict[str, Quantity]) -> None:
-    points = []
-    for split, dataset in data.items():
-        own = {s.provenance.temperature for s in dataset.structures}
-        known = own.pop() if len(own) == 1 else None
-        temperature = settings.temperatures.get(split, _named(split) if known is None else known)
-        if temperature is None:
-            continue
-        values[f"{split}.temperature"] = Quantity(temperature, "K")
-        error = values.get(f"{split}.forces.rmse")
-        if split != "train" and error is not None and error.value is not None:
-            points.append((temperature, error.value))
-    if len({temperature for temperature, _ in points}) >= 2:
-        temperatures, errors = zip(*points, strict=True)
-        values["extrapolation_slope"] = Quantity(metrics.extrapolation_slope(temperatures, errors), "eV/Å/K")
+class _Molecules(NamedTuple):
+    """The M molecules of all frames: their atoms in the data set with the molecule of each; frame and formula (M,)."""
+
+    atoms: NDArray[np.int64]
+    molecule: NDArray[np.int64]
+    frame: NDArray[np.int64]
+    formula: list[str]
+
+    def forces(self, predicted: Array, reference: Array, chosen: NDArray[np.bool_]) -> Errors | None:
+        """F(mol) of the molecules `chosen` (M,); None when there is none or no label."""
+        use = chosen[self.molecule]
+        atoms, number = self.atoms[use], self.molecule[use]
+        return _net(predicted[atoms], reference[atoms], number, percent=True) if len(atoms) else None
+
+
+def _molecules(dataset: Dataset) -> _Molecules:
+    """The molecules of each frame's own geometry; a frame that is one molecule as a whole has none."""
+    atoms: list[NDArray[np.int64]] = []
+    frames: list[int] = []
+    formulas: list[str] = []
+    first = 0
+    for number, structure in enumerate(dataset.structures):
+        for found in molecules(structure):
+            if len(found) < len(structure):
+                atoms.append(found + first)
+                frames.append(number)
+                formulas.append(formula(structure.atomic_numbers[found]))
+        first += len(structure)
+    none = np.zeros(0, dtype=np.int64)
+    sizes = [len(found) for found in atoms]
+    return _Molecules(
+        np.concatenate([none, *atoms]), np.repeat(np.arange(len(atoms)), sizes), np.array(frames, np.int64), formulas
+    )
+
+
+def _groups(structures: Sequence[Structure]) -> tuple[list[str], NDArray[np.int64]]:
+    """The group labels, ascending, and each frame's number among them; -1 without one."""
+    names = sorted({s.provenance.group for s in structures if s.provenance.group is not None})
+    return names, group_numbers(structures)
+
+
+def _by_formula(parts: _Molecules | None, predicted: Array, reference: Array) -> dict[str, Errors]:
+    names = sorted(set(parts.formula)) if parts is not None else []
+    found = {}
+    for name in names:
+        assert parts is not None
+        errors = parts.forces(predicted, reference, np.array([f == name for f in parts.formula]))
+        if errors is not None:
+            found[name] = errors
+    return found
+
+
+def _group_errors(
+    c: _Compared, names: Sequence[str], group: NDArray[np.int64], parts: _Molecules | None
+) -> dict[str, GroupErrors]:
+    found = {}
+    assert c.predicted.forces is not None
+    for number, name in enumerate(names):
+        rows = group == number
+        atoms = rows[c.structure]
+        found[name] = GroupErrors(
+            frames=int(rows.sum()),
+            energy_per_atom=_errors((c.predicted.energy / c.sizes)[rows], (c.energy / c.sizes)[rows]),
+            forces=_errors(c.predicted.forces[atoms], c.forces[atoms]),
+            molecule_force=None if parts is None else parts.forces(c.predicted.forces, c.forces, rows[parts.frame]),
+        )
+    return found
+
+
+def _temperature(split: str, dataset: Dataset, settings: AccuracySettings) -> float | None:
+    own = {s.provenance.temperature for s in dataset.structures}
+    known = own.pop() if len(own) == 1 else None
+    return settings.temperatures.get(split, _named(split) if known is None else known)
+
+
+def _slope(splits: Mapping[str, SplitAccuracy]) -> tuple[float | None, list[str]]:
+    """The extrapolation slope; none where the potential diverged, which would leave out the worst frames."""
+    points = [
+        (s.temperature, s.forces.rmse)
+        for name, s in splits.items()
+        if name != "train" and s.temperature is not None and s.forces is not None and s.forces.rmse is not None
+    ]
+    if len({temperature for temperature, _ in points}) < 2:
+        return None, []
+    diverged = [name for name, s in splits.items() if s.not_finite and s.temperature is not None]
+    if diverged:
+        return None, [f"no extrapolation slope: predictions at {', '.join(diverged)} are not all finite"]
+    temperatures, errors = zip(*points, strict=True)
+    return metrics.extrapolation_slope(temperatures, errors), []
 
 
 def _named(split: str) -> float | None:
-    """The temperature that a split's name is, such as 300K; the report reads names in the same way."""
+    """The temperature that a split's name is, such as 300K."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?K", split)
     return float(found[1]) if found else None
-
-
-def _unit_of_array(key: str) -> str:
-    return next(
-        (UNITS[q] for q in ("energy", "forces", "stress") if f".{q}." in key), "Å" if "positions" in key else ""
-    )

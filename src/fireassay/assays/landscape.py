@@ -8,26 +8,30 @@ training set, along lines θ + t δ, t in units of the weights' own norm.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from fireassay.assays.assay import Assay, Need, Subject
 from fireassay.assays.directions import Normalisation, Weight, draw, flat, like, weights_of
-from fireassay.assays.predictions import check_species, cut, cutoff_of, dtype_of
+from fireassay.assays.predictions import cut, dataset_for
 from fireassay.data.datasets import Batch, Dataset
+from fireassay.data.fingerprint import fingerprint
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.potential import Potential
-from fireassay.progress import Progress, Silent
-from fireassay.records import AssayResult, Quantity, read_arrays, write_arrays
+from fireassay.potential import Baseline, Potential
+from fireassay.progress import Progress
+from fireassay.records.files import read_arrays, write_arrays
+from fireassay.records.landscape import Entropies, Entropy, LandscapeResult, LandscapeSetting, Lines, Plane
 from fireassay.settings import Settings
 
 Array = NDArray[np.float64]
@@ -82,11 +86,17 @@ def loss_entropy_integral(t: ArrayLike, loss: ArrayLike, temperature: float) -> 
     return _logsumexp(np.log(width) + np.log(mean) - np.minimum(a, b)) if usable.any() else float("-inf")
 
 
+def _odd(points: int) -> int:
+    if points % 2 == 0:
+        raise ValueError(f"{points} is even; an odd number is needed, so that t = 0 is one of the points")
+    return points
+
+
 class LandscapeSettings(Settings):
     """Settings of the landscape assay; the defaults are the published grid and temperatures."""
 
     n_directions: int = Field(default=20, ge=1, description="random directions to average over")
-    points: int = Field(
+    points: Annotated[int, AfterValidator(_odd)] = Field(
         default=81, ge=3, description="points of a line, odd so that the trained weights are one of them"
     )
     span: float = Field(default=0.25, gt=0, description="a line runs from -span to span, in units of the weights' norm")
@@ -106,7 +116,7 @@ class LandscapeSettings(Settings):
     frames: int | None = Field(
         default=None, ge=1, description="evaluate on this many random training frames; all when null"
     )
-    seed: int = Field(default=0, description="of the directions and of the choice of frames")
+    seed: int = Field(default=0, ge=0, description="of the directions and of the choice of frames")
     temperature_energy: float = Field(default=0.004, gt=0, description="T_E, eV/atom")
     temperature_forces: float = Field(default=0.04, gt=0, description="T_F, eV/Å")
     alpha: float = Field(default=0.2, ge=0, le=1, description="S = alpha S_E + (1 - alpha) S_F")
@@ -187,56 +197,71 @@ def _place(weights: Sequence[Weight], values: Sequence[Tensor]) -> None:
         weight.parameter.copy_(value)
 
 
-def run(
-    potential: Potential,
-    train: Sequence[Structure],
-    settings: LandscapeSettings | None = None,
-    *,
-    name: str = "potential",
-    folder: Path | None = None,
-    cutoff: float | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> AssayResult:
-    """Lines (and planes) of the training loss around the weights of `potential`, and their entropies.
+def run(subject: Subject, settings: LandscapeSettings) -> LandscapeResult:
+    """Lines (and planes) of the training loss around the weights of the subject's potential, and their entropies.
 
-    Values and arrays are listed in docs/records.md. With `folder`, finished directions are kept in `folder/landscape`
-    and an interrupted run with the same weights, frames and settings goes on from there. The potential is displaced in
-    place and restored bit for bit, also after an error or an interrupt.
+    In the subject's folder, finished directions are kept in `landscape`, and an interrupted run with the same weights,
+    frames and settings goes on from there. The potential is displaced in place and restored bit for bit, also after an
+    error or an interrupt.
 
     Raises InputError when the frames have neither energies nor forces, or no weight is left to be moved.
     """
-    settings, progress = settings or LandscapeSettings(), progress or Silent()
-    if settings.points % 2 == 0:
-        raise InputError(f"points is {settings.points}; an odd number is needed, so that t = 0 is one of them")
+    potential = subject.potential
     weights = weights_of(potential, settings.frozen)
-    dataset = Dataset(_chosen(train, settings), cutoff_of(potential, cutoff))
-    check_species(potential, dataset)
+    dataset = dataset_for(potential, _chosen(subject.train, settings))
     groups = cut(dataset, settings.max_edges, settings.max_structures)
-    loss = TrainingLoss(potential, [dataset.select(g, dtype_of(potential, dtype), device) for g in groups])
+    loss = TrainingLoss(potential, [dataset.select(g, potential.dtype, subject.device) for g in groups])
     if not loss.n_energies and not loss.n_forces:
         raise InputError("the training frames have neither energies nor forces; a loss landscape needs labels")
     t = np.linspace(-settings.span, settings.span, settings.points)
-    store = _Store(folder, _fingerprint(weights, dataset, settings))
-    values: dict[str, Quantity] = {"flat_entropy": Quantity(float(np.log(settings.points)))}
-    arrays: dict[str, NDArray] = {"t": t}
+    store = _Store(subject.folder, _fingerprint(weights, dataset, settings))
     with _displaceable(potential, weights):
-        probe = _Probe(loss, weights, progress, f"landscape of {name}", settings)
-        minimum = probe.start(store)
-        values["minimum.energy"] = Quantity(minimum[0], "eV/atom")
-        values["minimum.forces"] = Quantity(minimum[1], "eV/Å")
+        probe = _Probe(loss, weights, subject.progress, f"landscape of {subject.name}", settings)
+        energy, forces = probe.start(store)
         try:
-            for normalisation in settings.normalisations:
-                _draw_surfaces(probe, normalisation, t, store, settings, values, arrays)
+            lines = {n: _lines(probe, n, t, store, settings) for n in settings.normalisations}
         finally:
-            progress.stop()
-        values["twin"] = Quantity(loss.twin)
-        values["grid_points_per_second"] = Quantity(probe.pace, "1/s")
-    values["n_weights"] = Quantity(sum(w.parameter.numel() for w in weights))
-    values["n_frames"] = Quantity(len(dataset))
-    units = {key: _unit_of_array(key) for key in arrays}
-    return AssayResult("landscape", name, settings.model_dump(mode="json"), values, arrays, units)
+            subject.progress.stop()
+    return LandscapeResult(
+        setting=_setting(settings, dataset),
+        architecture=architecture_of(potential),
+        t=t,
+        lines=lines,
+        minimum_energy=energy if np.isfinite(energy) else None,
+        minimum_forces=forces if np.isfinite(forces) else None,
+        flat_entropy=float(np.log(settings.points)),
+        n_weights=sum(w.parameter.numel() for w in weights),
+        n_frames=len(dataset),
+        twin=loss.twin,
+        grid_points_per_second=probe.pace,
+    )
+
+
+ASSAY = Assay("landscape", LandscapeSettings, (Need.WEIGHTS, Need.TRAINING_FRAMES), run)
+
+
+def architecture_of(potential: Potential) -> str:
+    """What two potentials must share for their entropies to be compared: class and arguments, but for the depth.
+
+    More layers leave the filters of a layer as they are; degree, parity and channels do not.
+    """
+    inner = potential.potential if isinstance(potential, Baseline) else potential
+    free = ("n_layers", "seed", "average_neighbours")
+    arguments = {name: value for name, value in inner.arguments.items() if name not in free}
+    return f"{type(inner).__name__} {json.dumps(arguments, sort_keys=True, default=repr)}"
+
+
+def _setting(settings: LandscapeSettings, dataset: Dataset) -> LandscapeSetting:
+    return LandscapeSetting(
+        n_directions=settings.n_directions,
+        points=settings.points,
+        span=settings.span,
+        seed=settings.seed,
+        frames=fingerprint(dataset.structures),
+        temperature_energy=settings.temperature_energy,
+        temperature_forces=settings.temperature_forces,
+        alpha=settings.alpha,
+    )
 
 
 class _Probe:
@@ -318,21 +343,11 @@ class _Store:
             write_arrays(self.folder / f"{key}.npz", {**surfaces._asdict(), "fingerprint": self.fingerprint})
 
 
-def _draw_surfaces(
-    probe: _Probe,
-    normalisation: Normalisation,
-    t: Array,
-    store: _Store,
-    settings: LandscapeSettings,
-    values: dict[str, Quantity],
-    arrays: dict[str, NDArray],
-) -> None:
+def _lines(probe: _Probe, normalisation: Normalisation, t: Array, store: _Store, settings: LandscapeSettings) -> Lines:
     _place(probe.weights, like(probe.centre, probe.weights))
     generator = torch.Generator().manual_seed(settings.seed)
     directions, cosines = draw(probe.weights, normalisation, settings.n_directions, generator, settings.published_rows)
     off_diagonal = (cosines - torch.diag(cosines.diagonal())).abs()
-    values[f"{normalisation}.cosine_max"] = Quantity(float(off_diagonal.max()))
-    arrays[f"{normalisation}.cosines"] = cosines.numpy()
     lines = []
     for d, direction in enumerate(directions):
         key = f"{normalisation}-{d:03d}"
@@ -342,47 +357,53 @@ def _draw_surfaces(
             store.put(key, found)
         lines.append(found)
     surfaces = Surfaces(np.stack([x.energy for x in lines]), np.stack([x.forces for x in lines]))
-    arrays[f"{normalisation}.energy"], arrays[f"{normalisation}.forces"] = surfaces
-    _entropies(normalisation, t, surfaces, settings, values, arrays)
-    if settings.plane_points and settings.n_directions > 1:
-        found = store.get(f"{normalisation}-plane")
-        side = np.linspace(-settings.plane_span, settings.plane_span, settings.plane_points)
-        if found is None:
-            found = probe.plane(directions[:2], side)
-            store.put(f"{normalisation}-plane", found)
-        arrays["plane.t"] = side
-        arrays[f"{normalisation}.plane.energy"], arrays[f"{normalisation}.plane.forces"] = found
-
-
-def _entropies(
-    prefix: str,
-    t: Array,
-    surfaces: Surfaces,
-    settings: LandscapeSettings,
-    values: dict[str, Quantity],
-    arrays: dict[str, NDArray],
-) -> None:
-    temperatures = Surfaces(np.array(settings.temperature_energy), np.array(settings.temperature_forces))
     factors = np.logspace(-2, 2, 41)
-    arrays["temperature_factor"] = factors
-    for kind in ("entropy", "entropy_integral"):
-        found: dict[str, float | None] = {}
-        for quantity in Surfaces._fields:
-            mean, temperature = getattr(surfaces, quantity).mean(0), float(getattr(temperatures, quantity))
+    return Lines(
+        cosine_max=float(off_diagonal.max()),
+        cosines=cosines.numpy(),
+        energy=surfaces.energy,
+        forces=surfaces.forces,
+        entropy=_entropies(surfaces, settings, loss_entropy),
+        entropy_integral=_entropies(surfaces, settings, lambda loss, scale: loss_entropy_integral(t, loss, scale)),
+        temperature_factor=factors,
+        energy_of_temperature=_of_temperature(surfaces.energy, settings.temperature_energy, factors),
+        forces_of_temperature=_of_temperature(surfaces.forces, settings.temperature_forces, factors),
+        plane=_plane(probe, normalisation, directions, store, settings),
+    )
 
-            def entropy(scale: float, mean: Array = mean, kind: str = kind) -> float:
-                return loss_entropy(mean, scale) if kind == "entropy" else loss_entropy_integral(t, mean, scale)
 
-            labelled = not np.isnan(mean).any()
-            found[quantity] = entropy(temperature) if labelled else None
-            if labelled and kind == "entropy":
-                arrays[f"{prefix}.entropy_of_temperature.{quantity}"] = np.array(
-                    [entropy(temperature * f) for f in factors]
-                )
-        e, f = found["energy"], found["forces"]
-        total = settings.alpha * e + (1 - settings.alpha) * f if e is not None and f is not None else None
-        for quantity, value in {**found, "total": total}.items():
-            values[f"{prefix}.{kind}.{quantity}"] = Quantity(value)
+def _plane(
+    probe: _Probe, normalisation: Normalisation, directions: Tensor, store: _Store, settings: LandscapeSettings
+) -> Plane | None:
+    if not settings.plane_points or settings.n_directions < 2:
+        return None
+    side = np.linspace(-settings.plane_span, settings.plane_span, settings.plane_points)
+    found = store.get(f"{normalisation}-plane")
+    if found is None:
+        found = probe.plane(directions[:2], side)
+        store.put(f"{normalisation}-plane", found)
+    return Plane(t=side, energy=found.energy, forces=found.forces)
+
+
+def _entropies(surfaces: Surfaces, settings: LandscapeSettings, entropy: Callable[[Array, float], float]) -> Entropies:
+    def of(lines: Array, temperature: float) -> Entropy | None:
+        if np.isnan(lines).any():
+            return None
+        each = np.array([entropy(line, temperature) for line in lines])
+        return Entropy(value=entropy(lines.mean(0), temperature), low=None, high=None, each=each)
+
+    e, f = of(surfaces.energy, settings.temperature_energy), of(surfaces.forces, settings.temperature_forces)
+    total = None
+    if e is not None and f is not None:
+        a = settings.alpha
+        total = Entropy(value=a * e.value + (1 - a) * f.value, low=None, high=None, each=a * e.each + (1 - a) * f.each)
+    return Entropies(energy=e, forces=f, total=total)
+
+
+def _of_temperature(lines: Array, temperature: float, factors: Array) -> Array | None:
+    if np.isnan(lines).any():
+        return None
+    return np.array([loss_entropy(lines.mean(0), temperature * factor) for factor in factors])
 
 
 def _chosen(train: Sequence[Structure], settings: LandscapeSettings) -> list[Structure]:
@@ -402,9 +423,3 @@ def _fingerprint(weights: Sequence[Weight], dataset: Dataset, settings: Landscap
         digest.update(label.numpy().tobytes())
     digest.update(np.concatenate([s.positions for s in dataset.structures]).tobytes())
     return digest.hexdigest()
-
-
-def _unit_of_array(key: str) -> str:
-    if "entropy" in key:
-        return ""
-    return {"energy": "eV/atom", "forces": "eV/Å"}.get(key.rsplit(".", 1)[-1], "")

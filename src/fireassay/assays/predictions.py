@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from fireassay.data.datasets import Batch, Dataset
+from fireassay.data.datasets import Dataset
+from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.potential import Potential, Prediction, Predictor
+from fireassay.potential import Prediction, Predictor, check_species
 from fireassay.progress import Progress
 
 Array = NDArray[np.float64]
@@ -28,17 +29,24 @@ class Predictions(NamedTuple):
     descriptors: NDArray[np.float32] | None  # (N, D)
 
 
-def cutoff_of(potential: Predictor, cutoff: float | None = None) -> float:
-    """`cutoff` when given, else the potential's own, else one so small that graphs have no edges (Å)."""
-    return float(cutoff or getattr(potential, "cutoff", 0.0) or NO_NEIGHBOURS)
+def dataset_for(predictor: Predictor, structures: Sequence[Structure]) -> Dataset:
+    """The structures with the edges that the predictor needs. Raises InputError for an element unknown to it."""
+    check_species(predictor, sorted({int(z) for s in structures for z in s.atomic_numbers}))
+    return Dataset(structures, predictor.cutoff or NO_NEIGHBOURS)
 
 
-def dtype_of(potential: Predictor, dtype: torch.dtype | None = None) -> torch.dtype:
-    """`dtype` when given, else that of the potential's parameters, else float64."""
-    if dtype is not None:
-        return dtype
-    parameters = potential.parameters() if isinstance(potential, nn.Module) else ()
-    return next((p.dtype for p in parameters if p.is_floating_point()), torch.float64)
+def datasets_for(
+    predictor: Predictor, splits: Mapping[str, Sequence[Structure]]
+) -> tuple[dict[str, Dataset], dict[str, str]]:
+    """The data sets of the splits, and for each split that the predictor cannot take, why."""
+    found: dict[str, Dataset] = {}
+    refused: dict[str, str] = {}
+    for split, structures in splits.items():
+        try:
+            found[split] = dataset_for(predictor, structures)
+        except InputError as error:
+            refused[split] = str(error)
+    return found, refused
 
 
 def cut(dataset: Dataset, max_edges: int, max_structures: int) -> list[torch.Tensor]:
@@ -46,37 +54,29 @@ def cut(dataset: Dataset, max_edges: int, max_structures: int) -> list[torch.Ten
     return [part for group in dataset.batches_by_edges(max_edges) for part in torch.split(group, max_structures)]
 
 
-def check_species(potential: Predictor, dataset: Dataset) -> None:
-    """Raises InputError when the data set has an element that the potential does not know."""
-    if isinstance(potential, Potential):
-        potential.check_species(dataset.species)
-
-
 def predict(
-    potential: Predictor,
+    predictor: Predictor,
     dataset: Dataset,
     *,
     forces: bool = True,
     stress: bool = False,
     descriptors: bool = False,
-    dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     max_edges: int = 10_000,
     max_structures: int = 256,
     progress: Progress,
 ) -> Predictions:
-    """The potential's predictions for every structure of the data set, batch by batch; calls `progress.advance`.
+    """The predictions for every structure of the data set, batch by batch; calls `progress.advance`.
 
-    Raises InputError when the potential does not know an element, or has no descriptors when these are asked for.
+    Raises InputError when there are no descriptors and they are asked for.
     """
-    check_species(potential, dataset)
     parts: list[Prediction] = []
     for group in cut(dataset, max_edges, max_structures):
-        batch: Batch = dataset.select(group, dtype_of(potential, dtype), device)
-        found = potential.predict(batch.graph, forces=forces, stress=stress)
+        batch = dataset.select(group, predictor.dtype, device)
+        found = predictor.predict(batch.graph, forces=forces, stress=stress)
         if descriptors and found.descriptors is None:
             raise InputError(
-                f"{type(potential).__name__} has no descriptors; LTAU needs a local potential, such as NequIP or MACE"
+                f"{type(predictor).__name__} has no descriptors; LTAU needs a local potential, such as NequIP or MACE"
             )
         kept = found.descriptors if descriptors else None
         parts.append(

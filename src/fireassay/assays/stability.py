@@ -8,21 +8,27 @@ with τ = 250 fs, steps of 1 fs, 6 ps, failed when a bond of the initial connect
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.stats import norm
 
+from fireassay.assays.assay import Assay, Need, Subject
+from fireassay.data.fingerprint import fingerprint
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.potential import Predictor
-from fireassay.progress import Progress, Silent
-from fireassay.records import AssayResult, Quantity
+from fireassay.records.stability import (
+    Drift,
+    FailedTrajectory,
+    StabilityProtocol,
+    StabilityResult,
+    Start,
+    SurvivalCurve,
+    Times,
+)
 from fireassay.settings import Settings
 from fireassay.simulation.criteria import (
     ClosestApproach,
@@ -38,19 +44,23 @@ from fireassay.simulation.relax import relax
 from fireassay.simulation.run import Simulation, simulate
 from fireassay.simulation.state import State, generators, maxwell_boltzmann, replicate, to_structures
 from fireassay.simulation.thermostats import Berendsen
+from fireassay.statistics.survival import kaplan_meier
 
 Array = NDArray[np.float64]
 
-PUBLISHED: dict[str, Any] = {
-    "replicas": 30,
+# Appendix B. Every setting is either here or among INCIDENTAL: one that is in neither stops this module's import, so
+# that a new criterion cannot join the published protocol unnoticed.
+PUBLISHED: Final[Mapping[str, Any]] = {
     "temperature": 1600.0,
     "timestep": 1.0,
     "duration": 6000.0,
     "thermostat": "berendsen",
     "time_constant": 250.0,
+    "friction": 0.01,
     "degrees_of_freedom": "all",
     "remove_rotation": False,
     "relax": False,
+    "relax_force_limit": 0.01,
     "bonds": "on",
     "bond_limit": 2.0,
     "bond_stretch": None,
@@ -58,6 +68,22 @@ PUBLISHED: dict[str, Any] = {
     "temperature_range": None,
     "energy_jump": None,
 }
+INCIDENTAL: Final = frozenset(  # what does not decide when a trajectory fails
+    (
+        "protocol",
+        "replicas",
+        "seed",
+        "drift_duration",
+        "drift_temperature",
+        "drift_replicas",
+        "record_every",
+        "last_frames",
+        "last_frames_every",
+        "skin",
+        "max_edges",
+        "confidence",
+    )
+)
 
 
 class StabilitySettings(Settings):
@@ -108,93 +134,55 @@ class StabilitySettings(Settings):
     @classmethod
     def _of_protocol(cls, given: Any) -> Any:
         if isinstance(given, dict) and given.get("protocol") == "published":
-            return {**PUBLISHED, **given}
+            return {"replicas": 30, **PUBLISHED, **given}
         return given
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.temperature_range is not None and self.temperature_range[0] >= self.temperature_range[1]:
+            raise ValueError(f"temperature_range is {list(self.temperature_range)} K; the first has to be the lower")
+        if self.bonds == "on" and self.bond_limit is None and self.bond_stretch is None:
+            raise ValueError("bonds is on, but bond_limit and bond_stretch are both null; give one of them")
+        return self
 
     @classmethod
     def published(cls, **changes: Any) -> StabilitySettings:
         """Appendix B, with changes."""
         return cls(protocol="published", **changes)
 
-
-class KaplanMeier(NamedTuple):
-    """The survival curve: after `time` (K,) the share `survival` is alive, until the next; band `lower` to `upper`."""
-
-    time: Array
-    survival: Array
-    lower: Array
-    upper: Array
-
-    @property
-    def median(self) -> float | None:
-        """The first time at which no more than half survive; None when more do to the end."""
-        below = np.flatnonzero(self.survival <= 0.5)
-        return float(self.time[below[0]]) if len(below) else None
+    @classmethod
+    def defined_by(cls, protocol: str) -> frozenset[str]:
+        """The settings that a protocol decides: naming it anew resets them."""
+        return frozenset(PUBLISHED) | {"replicas"} if protocol in ("published", "sound") else frozenset()
 
 
-def kaplan_meier(time: ArrayLike, failed: ArrayLike, confidence: float = 0.95) -> KaplanMeier:
-    """Kaplan-Meier estimate from times (R,) and whether each ended in failure (R,) or was censored.
+def _sorted_out(fields: Mapping[str, Any]) -> None:
+    """Raises TypeError when a setting is neither part of the published protocol nor incidental."""
+    lost = set(fields) - set(PUBLISHED) - INCIDENTAL
+    if lost:
+        raise TypeError(f"stability settings {sorted(lost)} must be in PUBLISHED or in INCIDENTAL")
 
-    S(t) = Π (1 - d_i/n_i) over the failure times t_i <= t, with d_i failures among n_i at risk; someone censored at a
-    failure time is still at risk then. The band is Greenwood's variance on the log(-log S) scale (Kalbfleisch and
-    Prentice, The Statistical Analysis of Failure Time Data, 1980): S^exp(±z σ), σ² = Σ d/(n (n - d)) / (log S)². It
-    stays within [0, 1]; once all have failed the lower end is 0 and the upper end stays where it was.
 
-    Raises InputError when there is no time, one is negative or not finite, or the lengths differ.
+_sorted_out(StabilitySettings.model_fields)
+
+
+def run(subject: Subject, settings: StabilitySettings) -> StabilityResult:
+    """Trajectories from the subject's start until they fail or time is up, side by side in one batch.
+
+    In the subject's folder the simulation is saved as it goes: interrupted and called again it goes on where it was.
+    Raises InputError when an element is unknown to the potential, the start breaks a bond criterion, or bonds are asked
+    for and there are none.
     """
-    times, ended = np.asarray(time, dtype=np.float64), np.asarray(failed, dtype=bool)
-    if times.ndim != 1 or times.shape != ended.shape or not len(times):
-        raise InputError(f"{times.shape} times with {ended.shape} failures; needs as many of both, at least one")
-    if not (np.isfinite(times) & (times >= 0)).all():
-        raise InputError("times to failure must be finite and not negative")
-    events = np.unique(times[ended])
-    at_risk = (times[None, :] >= events[:, None]).sum(1)
-    died = ((times[None, :] == events[:, None]) & ended[None, :]).sum(1)
-    survival = np.cumprod(1 - died / at_risk)
-    some = survival > 0
-    variance = np.cumsum(died[some] / (at_risk[some] * (at_risk[some] - died[some])))
-    logarithm = np.log(survival[some])
-    spread = norm.ppf((1 + confidence) / 2) * np.sqrt(variance) / np.abs(logarithm)
-    lower, upper = np.zeros(len(events)), np.zeros(len(events))
-    lower[some], upper[some] = survival[some] ** np.exp(spread), survival[some] ** np.exp(-spread)
-    if not some.all():
-        upper[~some] = upper[some][-1] if some.any() else 1.0
-    columns = [np.concatenate([[1.0], values]) for values in (survival, lower, upper)]
-    steps = np.concatenate([[0.0], events])
-    if times.max() > steps[-1]:  # the curve goes on to the last observation
-        steps = np.append(steps, times.max())
-        columns = [np.append(values, values[-1]) for values in columns]
-    return KaplanMeier(steps, *columns)
-
-
-def run(
-    potential: Predictor,
-    start: Structure,
-    settings: StabilitySettings | None = None,
-    *,
-    name: str = "potential",
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-    folder: Path | None = None,
-) -> AssayResult:
-    """Trajectories from `start` until they fail or time is up, side by side in one batch.
-
-    Values and arrays are listed in docs/records.md. In a `folder` the simulation is saved as it goes: interrupted and
-    called again it goes on where it was. Raises InputError when an element is unknown to the potential, the start
-    breaks a bond criterion, or bonds are asked for and there are none.
-    """
-    settings, progress = settings or StabilitySettings(), progress or Silent()
-    values: dict[str, Quantity] = {}
-    given = start
-    if settings.relax:
-        start = _relaxed(potential, start, settings, device, progress, values)
-    state = _warm(start, settings.replicas, settings.temperature, settings.seed, settings, device)
-    criteria = _criteria(given, state, settings, values)
+    given = subject.start
+    assert given is not None
+    start, relaxed, largest = _relaxed(subject, given, settings) if settings.relax else (given, None, None)
+    state = _warm(start, settings.replicas, settings.temperature, settings.seed, settings, subject.device)
+    criteria, n_bonds = _criteria(given, state, settings)
     recorder = Recorder(settings.record_every, ("temperature", "potential_energy"))
     frames = LastFrames(settings.last_frames, settings.last_frames_every)
     n_steps = max(1, round(settings.duration / settings.timestep))
     done = simulate(
-        potential,
+        subject.predictor,
         state,
         _integrator(settings),
         n_steps,
@@ -203,33 +191,66 @@ def run(
         skin=settings.skin,
         reach=settings.closest_approach or 0.0,
         max_edges=settings.max_edges,
-        progress=progress,
-        description=f"stability of {name}",
-        checkpoint=None if folder is None else folder / f".stability-{_fingerprint(settings)}.npz",
+        progress=subject.progress,
+        description=f"stability of {subject.name}",
+        checkpoint=None if subject.folder is None else subject.folder / f".stability-{_fingerprint(settings)}.npz",
     )
-    curve = _survival(done, settings, n_steps * settings.timestep, values)
-    arrays = _arrays(done, curve, start, settings.replicas)
-    arrays["time_to_failure"], arrays["failed"] = _times(done, settings.replicas, n_steps * settings.timestep)
-    if settings.drift_duration > 0:
-        _drift(potential, start, settings, device, progress, values)
-    units = {"time_to_failure": "fs", "kaplan_meier.time": "fs", "time": "fs", "temperature": "K"}
-    units |= {"potential_energy": "eV", "last_frames": "Å", "last_forces": "eV/Å", "start": "Å"}
-    return AssayResult("stability", name, settings.model_dump(mode="json"), values, arrays, units)
+    duration = n_steps * settings.timestep
+    time, failed = _times(done, settings.replicas, duration)
+    return StabilityResult(
+        protocol=_protocol(settings, duration, ["not_finite", *(c.name for c in criteria)]),
+        start=_start(given, relaxed, largest),
+        time_to_failure=time,
+        failed=failed,
+        curve=_curve(time, failed, settings.confidence),
+        times=_summary(time),
+        failures=[_described(failure) for failure in done.failures],
+        n_bonds=n_bonds,
+        drift=_drift(subject, start, settings) if settings.drift_duration > 0 else None,
+        replica_steps_per_second=done.replica_steps / done.seconds,
+        integrator_share=1 - done.force_seconds / done.seconds,
+        neighbour_rebuilds=done.rebuilds,
+        **_traces(done, start, settings.replicas),
+    )
 
 
-def _relaxed(
-    potential: Predictor,
-    start: Structure,
-    settings: StabilitySettings,
-    device: torch.device | str,
-    progress: Progress,
-    values: dict[str, Quantity],
-) -> Structure:
-    state = replicate(start, 1, device=device)
-    done = relax(potential, state, force_limit=settings.relax_force_limit, max_steps=2000, progress=progress)
-    values["start.largest_force"] = Quantity(float(done.largest_force[0]), "eV/Å")
-    values["start.relaxed"] = Quantity(bool(done.converged[0]))
-    return to_structures(done.state)[0]
+ASSAY = Assay("stability", StabilitySettings, (Need.START,), run)
+
+
+def _protocol(settings: StabilitySettings, duration: float, criteria: list[str]) -> StabilityProtocol:
+    return StabilityProtocol(
+        temperature=settings.temperature,
+        timestep=settings.timestep,
+        duration=duration,
+        thermostat=settings.thermostat,
+        criteria=criteria,
+        settings={name: value for name, value in settings.model_dump(mode="json").items() if name not in INCIDENTAL},
+    )
+
+
+def _start(given: Structure, relaxed: bool | None, largest_force: float | None) -> Start:
+    return Start(
+        fingerprint=fingerprint([given]),
+        atomic_numbers=given.atomic_numbers,
+        positions=given.positions,
+        cell=given.cell,
+        pbc=given.pbc,
+        relaxed=relaxed,
+        largest_force=largest_force,
+    )
+
+
+def _relaxed(subject: Subject, start: Structure, settings: StabilitySettings) -> tuple[Structure, bool, float]:
+    """The relaxed start, whether it converged, and the largest force that is left."""
+    state = replicate(start, 1, device=subject.device)
+    done = relax(
+        subject.predictor,
+        state,
+        force_limit=settings.relax_force_limit,
+        max_steps=2000,
+        progress=subject.progress,
+    )
+    return to_structures(done.state)[0], bool(done.converged[0]), float(done.largest_force[0])
 
 
 def _warm(
@@ -249,9 +270,9 @@ def _warm(
     return state
 
 
-def _criteria(
-    start: Structure, state: State, settings: StabilitySettings, values: dict[str, Quantity]
-) -> list[Criterion]:
+def _criteria(start: Structure, state: State, settings: StabilitySettings) -> tuple[list[Criterion], int | None]:
+    """The criteria, and the number of bonds that are followed in each trajectory; None when bonds are not."""
+    n_bonds = None
     criteria: list[Criterion] = []
     follow = settings.bonds == "on" or (settings.bonds == "auto" and not start.pbc.any())
     wanted = follow and (settings.bond_limit is not None or settings.bond_stretch is not None)
@@ -261,15 +282,14 @@ def _criteria(
             criteria.append(found)
         elif settings.bonds == "on":
             raise InputError(f"{start.where}: bonds are to be followed but there are none; set bonds to off or auto")
-        values["n_bonds"] = Quantity(0 if found is None else len(found.pairs) // settings.replicas)
+        n_bonds = 0 if found is None else len(found.pairs) // settings.replicas
     if settings.closest_approach is not None:
         criteria.append(ClosestApproach(settings.closest_approach))
     if settings.temperature_range is not None:
         criteria.append(TemperatureRange(*settings.temperature_range))
     if settings.energy_jump is not None:
         criteria.append(EnergyJump(settings.energy_jump))
-    values["criteria"] = Quantity(["not_finite", *(criterion.name for criterion in criteria)])
-    return criteria
+    return criteria, n_bonds
 
 
 def _integrator(settings: StabilitySettings) -> Integrator:
@@ -292,85 +312,63 @@ def _times(done: Simulation, replicas: int, duration: float) -> tuple[Array, NDA
     return time, failed
 
 
-def _survival(
-    done: Simulation, settings: StabilitySettings, duration: float, values: dict[str, Quantity]
-) -> KaplanMeier:
-    time, failed = _times(done, settings.replicas, duration)
-    curve = kaplan_meier(time, failed, settings.confidence)
-    q25, median, q75 = np.quantile(time, [0.25, 0.5, 0.75])
-    values |= {
-        "survival_fraction": Quantity(float(1 - failed.mean())),
-        "n_replicas": Quantity(settings.replicas),
-        "duration": Quantity(duration, "fs"),
-        "time_to_failure.mean": Quantity(float(time.mean()), "fs"),
-        "time_to_failure.std": Quantity(float(time.std(ddof=1)) if len(time) > 1 else None, "fs"),
-        "time_to_failure.median": Quantity(float(median), "fs"),
-        "time_to_failure.q25": Quantity(float(q25), "fs"),
-        "time_to_failure.q75": Quantity(float(q75), "fs"),
-        "median_survival": Quantity(curve.median, "fs"),
-        "failures": Quantity([_described(failure) for failure in done.failures]),
-        "replica_steps_per_second": Quantity(done.replica_steps / done.seconds, "1/s"),
-        "integrator_share": Quantity(1 - done.force_seconds / done.seconds),
-        "neighbour_rebuilds": Quantity(done.rebuilds),
-    }
-    counts = Counter(failure.criterion for failure in done.failures)
-    values |= {f"failures.{criterion}": Quantity(count) for criterion, count in sorted(counts.items())}
-    return curve
+def _curve(time: Array, failed: NDArray[np.bool_], confidence: float) -> SurvivalCurve:
+    curve = kaplan_meier(time, failed, confidence)
+    mean = curve.mean(float(time.max()))
+    return SurvivalCurve(confidence=confidence, **curve._asdict(), median=curve.median, mean=mean)
 
 
-def _described(failure: Failure) -> dict[str, Any]:
-    return {**failure._asdict(), "atoms": list(failure.atoms)}
+def _summary(time: Array) -> Times:
+    q25, median, q75 = np.quantile(time, [0.25, 0.5, 0.75]).tolist()
+    std = float(time.std(ddof=1)) if len(time) > 1 else None
+    return Times(mean=float(time.mean()), std=std, median=median, q25=q25, q75=q75)
 
 
-def _arrays(done: Simulation, curve: KaplanMeier, start: Structure, replicas: int) -> dict[str, NDArray]:
+def _described(failure: Failure) -> FailedTrajectory:
+    return FailedTrajectory(**{**failure._asdict(), "atoms": list(failure.atoms)})
+
+
+def _traces(done: Simulation, start: Structure, replicas: int) -> dict[str, Any]:
     seen = done.arrays
     shape = (-1, replicas, len(start), 3)
     return {
-        "kaplan_meier.time": curve.time,
-        "kaplan_meier.survival": curve.survival,
-        "kaplan_meier.lower": curve.lower,
-        "kaplan_meier.upper": curve.upper,
         "time": seen["time"],
         "temperature": seen["temperature"],
         "potential_energy": seen["potential_energy"],
-        "atomic_numbers": start.atomic_numbers,
-        "start": start.positions,
         "last_frames": seen["last_positions"].reshape(shape).swapaxes(0, 1),
         "last_forces": seen["last_forces"].reshape(shape).swapaxes(0, 1),
         "last_steps": seen["last_step"].T,
     }
 
 
-def _drift(
-    potential: Predictor,
-    start: Structure,
-    settings: StabilitySettings,
-    device: torch.device | str,
-    progress: Progress,
-    values: dict[str, Quantity],
-) -> None:
+def _drift(subject: Subject, start: Structure, settings: StabilitySettings) -> Drift:
     """Drift and fluctuation of the total energy at constant energy, at the time step and at half of it."""
-    state = _warm(start, settings.drift_replicas, settings.drift_temperature, settings.seed + 2, settings, device)
-    fluctuation = {}
-    for label, timestep in (("", settings.timestep), ("_half_step", settings.timestep / 2)):
+    temperature, seed = settings.drift_temperature, settings.seed + 2
+    state = _warm(start, settings.drift_replicas, temperature, seed, settings, subject.device)
+    found = []
+    for timestep in (settings.timestep, settings.timestep / 2):
         recorder = Recorder(1, ("total_energy",))
         simulate(
-            potential,
+            subject.predictor,
             state,
             VelocityVerlet(timestep),
             max(2, round(settings.drift_duration / timestep)),
             observers=(recorder,),
             skin=settings.skin,
             max_edges=settings.max_edges,
-            progress=progress,
+            progress=subject.progress,
             description=f"energy drift at {timestep:g} fs",
         )
         seen = recorder.arrays()
-        rate, fluctuation[label] = energy_drift(seen["time"], seen["total_energy"], len(start))
-        values[f"drift.rate{label}"] = Quantity(rate, "meV/atom/ps")
-        values[f"drift.fluctuation{label}"] = Quantity(fluctuation[label], "meV/atom")
-    whole, half = fluctuation[""], fluctuation["_half_step"]
-    values["drift.fluctuation_ratio"] = Quantity(whole / half if whole is not None and half else None)
+        found.append(energy_drift(seen["time"], seen["total_energy"], len(start)))
+    (rate, fluctuation), (rate_half, fluctuation_half) = found
+    return Drift(
+        rate=rate,
+        rate_half_step=rate_half,
+        fluctuation=fluctuation,
+        fluctuation_half_step=fluctuation_half,
+        fluctuation_ratio=fluctuation / fluctuation_half if fluctuation is not None and fluctuation_half else None,
+    )
 
 
 def energy_drift(time: Array, energy: Array, n_atoms: int) -> tuple[float | None, float | None]:
