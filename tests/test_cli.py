@@ -113,7 +113,7 @@ def test_a_run_from_data_to_report(project):
     assert (run / "potential.safetensors").exists()
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
-    assert record["result"]["epochs"] == 2
+    assert record["training"]["epochs"] == 2
     code, out, err = call("assay", run, "-q")
     assert code == 0, err
     assert [line.rsplit("/", 1)[1] for line in out.split()] == [
@@ -123,8 +123,8 @@ def test_a_run_from_data_to_report(project):
         "uncertainty.json",
     ]
     accuracy = json.loads((run / "assays" / "accuracy.json").read_text())
-    assert accuracy["values"]["hot.forces.rmse"]["unit"] == "eV/Å"
-    assert accuracy["values"]["hot.stress.rmse"]["value"] > 0
+    assert accuracy["result"]["splits"]["hot"]["forces"]["rmse"]["unit"] == "eV/Å"
+    assert accuracy["result"]["splits"]["hot"]["stress"]["rmse"]["value"] > 0
     assert accuracy["provenance"]["command"]
     assert call("report", run, "-o", project / "report.html", "-q")[0] == 0
     assert "tiny" in (project / "report.html").read_text()
@@ -151,7 +151,7 @@ def test_a_finished_training_is_left_alone_and_another_one_refused(project):
     assert call("train", project / "config.yaml", "-o", run, "-q")[0] == 0
     code, _, err = call("train", project / "config.yaml", "seed=3", "-o", run, "-q")
     assert code == 2
-    assert "another configuration" in err
+    assert "seed was 0, is 3" in err
     assert (run / "potential.safetensors").read_bytes() == before
 
 
@@ -172,9 +172,9 @@ def test_anybodys_calculator_is_assayed(project):
         "assay", run, "accuracy", "--calculator", "ase.calculators.emt:EMT()", "--config", project / "config.yaml", "-q"
     )
     assert code == 0, err
-    values = json.loads((run / "assays" / "accuracy.json").read_text())["values"]
-    assert values["hot.forces.max"]["value"] < 1e-6
-    assert values["hot.stress.max"]["value"] < 1e-6
+    hot = json.loads((run / "assays" / "accuracy.json").read_text())["result"]["splits"]["hot"]
+    assert hot["forces"]["max"]["value"] < 1e-6
+    assert hot["stress"]["max"]["value"] < 1e-6
 
 
 def test_a_folder_belongs_to_one_potential(project):
@@ -188,7 +188,7 @@ def test_a_folder_belongs_to_one_potential(project):
     for folder, source in ((run, calculator), (run, file), (copy, calculator)):
         code, _, err = call("assay", folder, "accuracy", *source, "-q")
         assert code == 2
-        assert "another potential" in err
+        assert "another potential" in err or "made for" in err or "holds a training" in err
     assert (run / "run.json").read_bytes() == before
 
 

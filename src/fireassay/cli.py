@@ -17,6 +17,8 @@ import typer
 
 from fireassay import __version__
 from fireassay.errors import InputError, Interrupted
+from fireassay.kernel_cache import prepare as prepare_kernels
+from fireassay.threads import prepare as prepare_threads
 
 app = typer.Typer(
     name="fireassay",
@@ -74,6 +76,22 @@ def _pairs(values: list[str] | None, what: str) -> dict[str, str] | None:
     return dict(value.split("=", 1) for value in values)  # type: ignore[misc]
 
 
+def _tell(text: str) -> None:
+    typer.echo(f"fireassay: {text}", err=True)
+
+
+def _splits(values: list[str] | None) -> dict[str, str]:
+    """Test files by the name of their split: the one that is given, or the file's own."""
+    found: dict[str, str] = {}
+    for value in values or []:
+        name, equals, file = value.partition("=")
+        name, file = (name, file) if equals else (Path(value).name.split(".")[0], value)
+        if name in found:
+            raise InputError(f"two test files are called {name!r}; name them, as --test 300K={file}")
+        found[name] = file
+    return found
+
+
 def _progress(quiet: bool):
     from fireassay.progress import Console, Silent
 
@@ -108,9 +126,49 @@ def demo(
     Run again to continue after an interruption: what is finished is not repeated.
     """
     with _reported():
-        from fireassay.pipeline import run_demo
+        from fireassay.pipeline.demo import run_demo
 
         typer.echo(f"report: {run_demo(output, minutes, _progress(quiet))}")
+
+
+@app.command()
+def init(
+    train: Annotated[str, typer.Argument(help="Training frames: extended XYZ, npz, ASE db, a DeePMD folder.")],
+    test: Annotated[
+        list[str] | None, typer.Option(help="A test file, as 300K=test.xyz or test.xyz; repeatable.")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Validation frames; default: some of the training file.")
+    ] = None,
+    isolated_atoms: Annotated[str | None, typer.Option(help="Frames of isolated atoms, for E0.")] = None,
+    start: Annotated[str | None, typer.Option(help="Where molecular dynamics starts.")] = None,
+    model: Annotated[str, typer.Option(help="The architecture (fireassay models).")] = "mace",
+    recipe: Annotated[
+        str | None, typer.Option(help="A preset whose model and training are taken instead of the model's own.")
+    ] = None,
+    key: Keys = None,
+    unit: Units = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The configuration to write.")] = Path("config.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    timing: Annotated[bool, typer.Option(help="Measure how long an epoch takes here.")] = True,
+) -> None:
+    """Look at data files and write a commented configuration that fits them, to be edited and trained.
+
+    Example: `fireassay init train.xyz --test 300K=test_300K.xyz`, then `fireassay train config.yaml`.
+    """
+    with _reported():
+        from fireassay.pipeline.init import Files, write_config
+        from fireassay.records.files import write_text
+
+        if output.exists() and not force:
+            raise InputError(f"{output} exists; give another name with --output, or --force to replace it")
+        files = Files(train, _splits(test), validation, isolated_atoms, start, _pairs(key, "label key"),
+                      _pairs(unit, "unit"))  # fmt: skip
+        text, notes = write_config(files, model, recipe, timing)
+        write_text(output, text)
+        for note in notes:
+            _tell(note)
+        typer.echo(output)
 
 
 @app.command()
@@ -118,7 +176,9 @@ def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset (fireassay presets list).")],
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; default runs/NAME.")] = None,
-    restart: Annotated[bool, typer.Option(help="Discard an unfinished training of the folder.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard the folder's training, potential and assays first.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a potential. An interrupted training continues exactly where it stopped when the command is repeated.
@@ -128,11 +188,11 @@ def train(
     """
     with _reported():
         from fireassay.config import load_config
-        from fireassay.pipeline import run_training
+        from fireassay.pipeline.train import run_training
 
         settings = load_config(config, overrides or [])
         folder = output or Path("runs") / settings.name.replace(" ", "-")
-        result = run_training(settings, folder, _progress(quiet), restart=restart)
+        result = run_training(settings, folder, _progress(quiet), restart, _tell)
         if result is not None:
             typer.echo(result)
 
@@ -153,29 +213,39 @@ def assay(
     config: Annotated[
         str | None, typer.Option(help="YAML file or preset that gives data and assay settings for a new folder.")
     ] = None,
+    own: Annotated[
+        list[str] | None, typer.Option("--assay", help="An assay of your own, as my_module:MY_ASSAY; repeatable.")
+    ] = None,
+    oracle: Annotated[
+        str | None, typer.Option(help="A calculator that is taken for the truth, for assays that need one.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard what the folder holds of another potential file or calculator.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Assay a trained potential, a potential file, or anybody's ASE calculator.
 
     Examples: `fireassay assay runs/mace`; `fireassay assay runs/mace stability stability.temperature=2000`;
+    `fireassay assay runs/mace accuracy device=cpu dtype=float64`;
     `fireassay assay runs/emt accuracy --calculator ase.calculators.emt:EMT() --config cuau.yaml`.
     """
     with _reported():
-        from fireassay.pipeline import run_assays
+        from fireassay.pipeline.assay import Request, run_assays
 
-        chosen = [name for name in names or [] if "=" not in name]
-        overrides = [name for name in names or [] if "=" in name]
-        written = run_assays(
+        request = Request(
             run,
-            chosen,
-            overrides,
-            _progress(quiet),
-            potential,
-            calculator,
-            config,
-            lambda text: typer.echo(text, err=True),
+            assays=[name for name in names or [] if "=" not in name],
+            overrides=[name for name in names or [] if "=" in name],
+            potential=potential,
+            calculator=calculator,
+            config=config,
+            own=own or (),
+            oracle=oracle,
+            restart=restart,
+            tell=_tell,
         )
-        for path in written:
+        for path in run_assays(request, _progress(quiet)):
             typer.echo(path)
 
 
@@ -201,11 +271,11 @@ def import_model(
     with _reported():
         import json
 
-        from fireassay.config import save_potential
         from fireassay.data.readers import read
         from fireassay.interop.imported import kind_of
         from fireassay.interop.mace import import_mace
         from fireassay.interop.nequip import import_nequip
+        from fireassay.potential_file import save_potential
 
         importers = {"mace": import_mace, "nequip": import_nequip}
         name = kind or kind_of(file)
@@ -352,6 +422,10 @@ def show(config: Annotated[str, typer.Argument(help="A YAML file or a preset.")]
 
 def main() -> None:
     """The entry point of the `fireassay` command."""
+    prepare_threads()
+    note = prepare_kernels()
+    if note is not None and len(sys.argv) > 2:
+        _tell(note)
     with contextlib.suppress(BrokenPipeError):
         sys.exit(app(standalone_mode=True))
 

@@ -2,38 +2,31 @@
 
 A configuration is YAML plus dotted overrides (`training.epochs=50`). It is parsed by a safe loader, so a tag in it is
 an error and never code; it is validated by pydantic, so a misspelt key is an error that names the nearest known one.
-The `model` section is read from the constructor's signature of the class that `type` picks.
+The `model` section is typed by the signature of the class that `type` picks (`model_settings`).
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args
 
-import safetensors
-import safetensors.torch
-import torch
-import yaml
 from ase.data import atomic_numbers, chemical_symbols
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator
 
 from fireassay.assays import ASSAYS
+from fireassay.data.conversion import Units
+from fireassay.data.keys import LABELS
 from fireassay.errors import InputError, nearest
-from fireassay.kernels import KERNELS
-from fireassay.models import MODELS
-from fireassay.potential import Baseline, LocalPotential, LocalSum, Potential, Sum
-from fireassay.records import atomic
+from fireassay.model_settings import FROM_DATA, MODEL_SETTINGS, AnyModel
+from fireassay.overrides import dump_yaml, names_of, parse_yaml, with_overrides
+from fireassay.records.files import read_text
 from fireassay.settings import Settings
 from fireassay.training.recipe import Recipe
 
-FORMAT = "fireassay-potential"
-FORMAT_VERSION = 1
-FROM_DATA = ("species", "average_neighbours", "seed")  # constructor arguments that the data or the seed supply
-WRAPPERS: dict[str, type[Potential]] = {"baseline": Baseline, "sum": Sum, "local_sum": LocalSum, **KERNELS}
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 
 
 class Validation(Settings):
@@ -57,6 +50,7 @@ class Data(Settings):
     start: str | None = Field(
         None, description="start of the stability assay; default: the first test or training frame"
     )
+    reference: str | None = Field(default=None, description="reference trajectory, for assays that compare with one")
     isolated_atoms: str | None = Field(default=None, description="file of isolated atoms, for baseline.e0 = isolated")
     keys: dict[str, str | None] | None = Field(
         default=None, description="label keys in the files, such as {energy: energy_xtb}"
@@ -66,6 +60,23 @@ class Data(Settings):
         default=None, ge=1, description="use at most this many training frames, drawn with the seed"
     )
 
+    @field_validator("units")
+    @classmethod
+    def _known_units(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        Units.of(value)
+        return value
+
+    @field_validator("keys")
+    @classmethod
+    def _known_labels(cls, value: dict[str, str | None] | None) -> dict[str, str | None] | None:
+        for label in value or {}:
+            if label not in LABELS:
+                raise ValueError(f"{label!r} is no label{nearest(label, LABELS)}; labels are {', '.join(LABELS)}")
+        return value
+
+
+Positive = Annotated[float, Field(gt=0)]
+
 
 class BaselineConfig(Settings):
     """What lies under the network: isolated-atom energies, and the scale of its output."""
@@ -74,7 +85,7 @@ class BaselineConfig(Settings):
         default="fit",
         description="least squares on compositions; read from data.isolated_atoms; zero; or eV by element symbol",
     )
-    scale: Literal["force_rms", "none"] | float | dict[str, float] = Field(
+    scale: Literal["force_rms", "none"] | Positive | dict[str, Positive] = Field(
         default="force_rms", description="eV per unit of the network's output (rescaling on), or none (rescaling off)"
     )
     shift: Literal["mean", "none"] | float = Field(
@@ -82,6 +93,13 @@ class BaselineConfig(Settings):
     )
     trainable_scale: bool = False
     trainable_shift: bool = False
+
+    @field_validator("e0", "scale")
+    @classmethod
+    def _known_elements(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            symbol_map(value, "by element")
+        return value
 
 
 class Config(Settings):
@@ -91,74 +109,34 @@ class Config(Settings):
         default="potential", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", description="name in tables and figures"
     )
     description: str = Field(default="", description="free text: the paper and the table that a preset reproduces")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, description="of the weights, the order of the frames and their split")
     dtype: Literal["float32", "float64"] = "float32"
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
+    device: str = Field(default="auto", pattern=DEVICE, description="auto, cpu, cuda, cuda:1, ...")
+    threads: int | None = Field(default=None, ge=1, description="threads on the CPU; null: as many as this job may use")
     data: Data
-    model: dict[str, Any] = Field(description=f"type: {' | '.join(MODELS)}, and the arguments of its constructor")
+    model: AnyModel = Field(description="type: one of the architectures, and the arguments of its constructor")
     baseline: BaselineConfig = BaselineConfig()
     training: Recipe = Recipe()
-    assays: dict[str, dict[str, Any]] = Field(
-        default_factory=lambda: {name: {} for name in ASSAYS}, description="the assays to run, each with its settings"
+    assays: dict[str, SerializeAsAny[Settings]] = Field(
+        default_factory=lambda: {name: assay.settings() for name, assay in ASSAYS.items()},
+        description="the assays to run, each with its settings",
     )
 
-    @field_validator("model")
+    @field_validator("assays", mode="before")
     @classmethod
-    def _known_model(cls, value: dict[str, Any]) -> dict[str, Any]:
-        validate_model(value)
-        return value
-
-    @field_validator("assays")
-    @classmethod
-    def _known_assays(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for name, settings in value.items():
-            if name not in ASSAYS:
-                raise ValueError(f"unknown assay {name!r}{nearest(name, ASSAYS)}; known are {', '.join(ASSAYS)}")
-            validated(ASSAYS[name].settings, settings, f"assays.{name}")
-        return value
+    def _known_assays(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError("needs a mapping from assays to their settings, such as {accuracy: {}}")
+        unknown = [name for name in value if name not in ASSAYS]
+        if unknown:
+            known = ", ".join(ASSAYS)
+            raise ValueError(f"unknown assay {unknown[0]!r}{nearest(str(unknown[0]), ASSAYS)}; known are {known}")
+        return {name: assay_settings(name, settings) for name, settings in value.items()}
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key given twice."""
-
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    twice = [key for number, key in enumerate(keys) if key in keys[:number]]
-    if twice:
-        raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is given twice", node.start_mark)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML of plain values. Raises InputError for anything else, tags included; never executes any of it."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise InputError(f"{where}{place}: {problem}; only plain YAML values are read") from error
-
-
-def with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy with `a.b=value` applied, the value read as YAML. Raises InputError for a text of another form."""
-    result = json.loads(json.dumps(content))
-    for override in overrides:
-        path, equals, value = override.partition("=")
-        if not equals or not path:
-            raise InputError(f"{override!r} is not an override; write it as training.epochs=50")
-        *parents, last = path.split(".")
-        place = result
-        for key in parents:
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict):
-                raise InputError(f"{override!r}: {key!r} is a value, not a section")
-        place[last] = parse_yaml(value, override)
-    return result
+def assay_settings(name: str, settings: Any) -> Settings:
+    """Settings of an assay that ships, from a mapping. Raises InputError that names every wrong key."""
+    return validated(ASSAYS[name].settings, {} if settings is None else settings, f"assays.{name}")
 
 
 def preset_names() -> list[str]:
@@ -174,17 +152,19 @@ def preset_text(name: str) -> str:
     """A preset's YAML. Raises InputError for an unknown name."""
     if name not in preset_names():
         raise InputError(f"no preset {name!r}{nearest(name, preset_names())}; fireassay presets list shows them")
-    return files("fireassay.presets").joinpath(f"{name}.yaml").read_text()
+    return files("fireassay.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The validated configuration of a YAML file or of a preset's name, with overrides. Raises InputError."""
+    """The validated configuration of a YAML file or of a preset's name, with overrides. Raises InputError.
+
+    A preset is a recipe and brings the data that it is tried on: with an override of `data.train` nothing is left of
+    them but how validation frames are held out.
+    """
     path = Path(source)
-    if path.is_file():
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {path}: {error}") from error
+    preset = not path.is_file()
+    if not preset:
+        text = read_text(path)
     elif str(source) in preset_names():
         text = preset_text(str(source))
     else:
@@ -193,7 +173,26 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     content = parse_yaml(text, str(source))
     if not isinstance(content, dict):
         raise InputError(f"{source}: found {type(content).__name__}, needs sections such as data, model, training")
-    return validated(Config, with_overrides(content, overrides), str(source))
+    if preset and "data.train" in names_of(overrides):
+        kept = content["data"].get("validation", {})
+        content["data"] = {"validation": {name: value for name, value in kept.items() if name != "file"}}
+    return validated(Config, overridden(content, overrides), str(source))
+
+
+def overridden(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A configuration's values with overrides on top; one that names an assay's protocol resets what that defines.
+
+    So a stored or preset value does not outlive a protocol that was asked for by name. Raises InputError for a text
+    that is not an override.
+    """
+    result = with_overrides(content, [])
+    named = with_overrides({}, overrides).get("assays", {})
+    for name, value in named.items() if isinstance(named, Mapping) else ():
+        stored = result.get("assays", {}).get(name)
+        if name in ASSAYS and isinstance(value, Mapping) and "protocol" in value and isinstance(stored, dict):
+            for field in ASSAYS[name].settings.defined_by(str(value["protocol"])):
+                stored.pop(field, None)
+    return with_overrides(result, overrides)
 
 
 def validated(schema: type[Any], content: Any, where: str) -> Any:
@@ -207,160 +206,50 @@ def validated(schema: type[Any], content: Any, where: str) -> Any:
 def _one_line(error: ValidationError, schema: type[BaseModel]) -> str:
     messages = []
     for entry in error.errors():
-        place = ".".join(str(part) for part in entry["loc"])
+        location = [part for part in entry["loc"] if part not in MODEL_SETTINGS]
+        place = ".".join(str(part) for part in location)
         if entry["type"] == "extra_forbidden":
             known = _known_keys(schema, entry["loc"][:-1])
-            messages.append(f"unknown key {place}{nearest(str(entry['loc'][-1]), known)}")
+            messages.append(f"unknown key {place}{nearest(str(location[-1]), known)}")
         elif entry["type"] == "missing":
             messages.append(f"{place} is missing")
+        elif entry["type"].startswith("union_tag"):
+            tag = str(entry.get("ctx", {}).get("tag", ""))
+            given = f"{tag!r}{nearest(tag, MODEL_SETTINGS)}" if tag else "missing"
+            messages.append(f"{place}.type is {given}; known are {', '.join(MODEL_SETTINGS)}")
         else:
             text = entry["msg"].removeprefix("Value error, ")
             given = "" if isinstance(entry["input"], dict) else f" (got {entry['input']!r})"
-            messages.append(f"{place}: {text}{given}")
+            messages.append(f"{place}: {text}{given}" if place else text)
     return "; ".join(dict.fromkeys(messages))
 
 
 def _known_keys(schema: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
     current: Any = schema
     for part in location:
-        fields = getattr(current, "model_fields", {})
+        if part in MODEL_SETTINGS:
+            current = MODEL_SETTINGS[str(part)]
+            continue
+        fields = current.model_fields if current is not None else {}
         if part not in fields:
             break
-        annotation = fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
+        annotation = fields[str(part)].annotation
+        options = [annotation, *get_args(annotation)]
         current = next((o for o in options if inspect.isclass(o) and issubclass(o, BaseModel)), None)
-    return list(getattr(current, "model_fields", {}))
+    return list(current.model_fields) if current is not None else []
 
 
-def model_schema(name: str) -> type[BaseModel]:
-    """The settings of a model, read from its constructor; what the data supplies may be left out."""
-    constructor = MODELS[name].__init__
-    hints = get_type_hints(constructor)
-    fields: dict[str, Any] = {}
-    for parameter in list(inspect.signature(constructor).parameters.values())[1:]:
-        hint, default = hints[parameter.name], parameter.default
-        if parameter.name in FROM_DATA:
-            hint, default = hint | None, None
-        fields[parameter.name] = (hint, ... if default is inspect.Parameter.empty else default)
-    config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-    return create_model(MODELS[name].__name__, __config__=config, **fields)
-
-
-def validate_model(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's constructor arguments with defaults. Raises InputError for an unknown type or argument."""
-    name = section.get("type")
-    if not isinstance(name, str) or name not in MODELS:
-        hint = nearest(str(name), MODELS)
-        raise InputError(f"model.type is {name!r}{hint}; known are {', '.join(MODELS)}")
-    arguments = {key: value for key, value in section.items() if key != "type"}
-    return validated(model_schema(name), arguments, f"model ({name})").model_dump()
-
-
-def build_network(section: Mapping[str, Any], from_data: Mapping[str, Any]) -> LocalPotential:
-    """The network of a `model` section; `from_data` fills the arguments that the section leaves out."""
-    arguments = validate_model(section)
-    for name, value in from_data.items():
-        if name in arguments and arguments[name] is None:
-            arguments[name] = value
-    return MODELS[section["type"]](**arguments)
-
-
-def describe(potential: Potential) -> dict[str, Any]:
-    """The potential's architecture as JSON: its type and constructor arguments, wrapped potentials included."""
-    classes: dict[str, type] = {**MODELS, **WRAPPERS}
-    name = next((name for name, cls in classes.items() if type(potential) is cls), None)
-    if name is None:
-        raise InputError(f"a {type(potential).__name__} cannot be saved: it is none of {', '.join(classes)}")
-    arguments = {key: _described(value) for key, value in potential.arguments.items()}
-    return {"type": name, "arguments": arguments}
-
-
-def _described(value: Any) -> Any:
-    if isinstance(value, Potential):
-        return describe(value)
-    if isinstance(value, list | tuple):
-        return [_described(item) for item in value]
-    return value
-
-
-def rebuild(description: Mapping[str, Any]) -> Potential:
-    """The potential of a description, with fresh weights. Raises InputError when it is not one of ours."""
-    classes: dict[str, type[Potential]] = {**MODELS, **WRAPPERS}
-    name = description.get("type")
-    if name not in classes:
-        raise InputError(f"the potential's type is {name!r}; this version knows {', '.join(classes)}")
-    try:
-        arguments = {key: _rebuilt(value) for key, value in description["arguments"].items()}
-        return classes[name](**arguments)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"the description of a {name} does not fit this version: {error}") from error
-
-
-def _rebuilt(value: Any) -> Any:
-    if isinstance(value, Mapping) and set(value) == {"type", "arguments"}:
-        return rebuild(value)
-    if isinstance(value, list):
-        return [_rebuilt(item) for item in value]
-    return value
-
-
-def save_potential(potential: Potential, path: Path, extra: Mapping[str, str] | None = None) -> None:
-    """Weights as safetensors, the architecture as JSON in the header; `extra` is further metadata, texts only."""
-    dtype = next((p.dtype for p in potential.parameters()), torch.float64)
-    metadata = {
-        "format": FORMAT,
-        "version": str(FORMAT_VERSION),
-        "dtype": str(dtype).removeprefix("torch."),
-        "potential": json.dumps(describe(potential)),
-        **(extra or {}),
-    }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in potential.state_dict().items()}
-    with atomic(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata))
-
-
-def load_potential(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Potential:
-    """The potential of a file that `save_potential` wrote, in evaluation mode; no code of the file is executed.
-
-    Raises InputError when the file is missing, cut short, of another format or version.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except Exception as error:
-        raise InputError(
-            f"cannot read {path} as a potential: {error}; it is missing, cut short or not safetensors"
-        ) from error
-    if metadata.get("format") != FORMAT or metadata.get("version") != str(FORMAT_VERSION):
-        found = f"{metadata.get('format')} version {metadata.get('version')}"
-        raise InputError(f"{path} is {found}; this fireassay reads {FORMAT} version {FORMAT_VERSION}")
-    try:
-        potential = rebuild(json.loads(metadata["potential"]))
-        potential = potential.to(
-            getattr(torch, metadata["dtype"]) if metadata["dtype"] in ("float32", "float64") else None
-        )
-        potential.load_state_dict(tensors)
-    except (KeyError, RuntimeError, json.JSONDecodeError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise InputError(f"{path}: weights and architecture do not belong together: {text}") from error
-    return potential.to(device=device, dtype=dtype).eval()
+def resolved(config: Config) -> dict[str, Any]:
+    """The configuration as plain values with all defaults filled in."""
+    content = config.model_dump(mode="json")
+    model = content["model"]
+    content["model"] = {name: v for name, v in model.items() if not (name in FROM_DATA and v is None)}
+    return content
 
 
 def resolved_yaml(config: Config) -> str:
     """The configuration as YAML with all defaults filled in; reading it gives an equal configuration."""
-    content = config.model_dump(mode="json")
-    content["model"] = {"type": content["model"]["type"], **_plain_arguments(content["model"])}
-    content["assays"] = {
-        name: validated(ASSAYS[name].settings, settings, f"assays.{name}").model_dump(mode="json")
-        for name, settings in content["assays"].items()
-    }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _plain_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = json.loads(json.dumps(validate_model(section)))
-    return {key: value for key, value in arguments.items() if not (key in FROM_DATA and value is None)}
+    return dump_yaml(resolved(config))
 
 
 def symbol_map(values: Mapping[str, float], where: str) -> dict[int, float]:
@@ -374,13 +263,6 @@ def symbol_map(values: Mapping[str, float], where: str) -> dict[int, float]:
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a configuration, for editors; models and assays are spelt out."""
     schema = Config.model_json_schema()
-    models = []
-    for name in MODELS:
-        entry = model_schema(name).model_json_schema()
-        entry["properties"]["type"] = {"const": name}
-        entry["required"] = ["type", *entry.get("required", [])]
-        models.append(entry)
-    schema["properties"]["model"] = {"oneOf": models}
     schema["properties"]["assays"] = {
         "type": "object",
         "additionalProperties": False,

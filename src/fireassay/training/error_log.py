@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fireassay.data.datasets import Batch, Dataset
+from fireassay.data.fingerprint import fingerprint
 from fireassay.errors import InputError
 from fireassay.records import ErrorTrajectory
 from fireassay.training.distributed import Ranks
@@ -32,7 +33,8 @@ class ErrorLog:
         self, settings: ErrorLogging, dataset: Dataset, folder: Path, device: torch.device, ranks: Ranks
     ) -> None:
         sizes = dataset.structure_sizes.numpy()
-        self.trajectory = ErrorTrajectory.empty(sizes, settings.lowest, settings.highest, settings.bins)
+        frames = fingerprint(dataset.structures)
+        self.trajectory = ErrorTrajectory.empty(sizes, settings.lowest, settings.highest, settings.bins, frames)
         self.epochs = 0
         self._ranks = ranks
         self._raw = folder / RAW if settings.raw else None

@@ -35,7 +35,7 @@ def evaluate(
     With several processes each takes a share of the batches, and all return the same metrics.
     """
     loss, ranks = loss or Loss(), ranks or Ranks()
-    dtype = dtype or _dtype_of(potential)
+    dtype = dtype or potential.dtype
     species = (species_weights(loss.forces, dataset) if species is None else species).to(device)
     batches = dataset.batches_by_edges(max_edges) if max_edges else dataset.batches_by_size(batch_size)
     forces, stress = bool(dataset.labels.has_forces.any()), bool(dataset.labels.has_stress.any())
@@ -48,11 +48,6 @@ def evaluate(
             if after_batch is not None:
                 after_batch()
     return metrics_of(loss, ranks.summed(sums))
-
-
-def _dtype_of(potential: Predictor) -> torch.dtype:
-    parameters = potential.parameters() if isinstance(potential, nn.Module) else ()
-    return next((parameter.dtype for parameter in parameters), torch.float64)
 
 
 @contextlib.contextmanager

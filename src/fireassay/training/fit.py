@@ -175,7 +175,7 @@ def _finish(loop: Loop) -> FitResult:
 
 
 def _check(potential: Potential, train: Dataset, validation: Dataset | None, recipe: Recipe) -> None:
-    cutoff = getattr(potential, "cutoff", 0.0)
+    cutoff = potential.cutoff
     for name, dataset in (("training", train), ("validation", validation)):
         if dataset is None:
             continue
@@ -212,6 +212,7 @@ def _content(dataset: Dataset) -> dict[str, Any]:
     parts += [value.numpy() for value in dataset.labels]
     for structure in dataset.structures:
         parts += [structure.positions, structure.cell, structure.pbc]
+        parts += [value for value in (structure.charge, structure.spin) if value is not None]
     return {"structures": len(dataset), "cutoff": dataset.cutoff, "content": _hash(*parts)}
 
 

@@ -1,0 +1,42 @@
+"""Where a run computes: device, precision and threads from a configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+
+from fireassay.config import Config
+from fireassay.errors import InputError
+from fireassay.threads import available
+
+
+def device_of(config: Config) -> torch.device:
+    """The device that a configuration asks for. Raises InputError when it is not here."""
+    if config.device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cpu")
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {config.device!r} cannot be used here: {reason}; give device=cpu") from error
+    return device
+
+
+def dtype_of(config: Config) -> torch.dtype:
+    """The precision that a configuration asks for."""
+    return torch.float64 if config.dtype == "float64" else torch.float32
+
+
+def use_threads(config: Config, tell: Callable[[str], None]) -> int:
+    """Sets torch's number of threads, by the configuration or by what this job may use, and says it."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    found = available()
+    count = config.threads or max(1, found.count // (1 if "OMP_NUM_THREADS" in os.environ else processes))
+    torch.set_num_threads(count)
+    tell(f"{count} threads ({'as configured' if config.threads else found.reason})")
+    return count

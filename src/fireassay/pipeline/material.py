@@ -1,0 +1,88 @@
+"""The frames that a configuration names: read, checked and split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fireassay.config import Data
+from fireassay.data.baseline import isolated_atoms, read_e0
+from fireassay.data.fingerprint import fingerprint
+from fireassay.data.readers import read
+from fireassay.data.split import split_blocks, split_group, split_random, split_temperature
+from fireassay.data.structure import Structure
+from fireassay.errors import InputError
+
+
+@dataclass(frozen=True)
+class Material:
+    """The frames of a run, by what they are for."""
+
+    train: list[Structure]
+    validation: list[Structure]
+    test: dict[str, list[Structure]]
+    start: Structure
+    reference: list[Structure]
+    isolated: dict[int, float]  # E0 in eV by atomic number, as far as the files tell
+
+    @property
+    def fingerprint(self) -> str:
+        """That of training and validation frames together."""
+        return fingerprint([*self.train, *self.validation])
+
+    def fingerprints(self) -> dict[str, str]:
+        """That of the frames of each split; test splits under their names."""
+        parts = {"train": self.train, "validation": self.validation, "start": [self.start], **self.test}
+        return {name: fingerprint(frames) for name, frames in parts.items()}
+
+    @property
+    def species(self) -> list[int]:
+        """Atomic numbers among training and validation frames, ascending."""
+        return sorted({int(z) for s in [*self.train, *self.validation] for z in s.atomic_numbers})
+
+
+def read_material(data: Data, seed: int) -> Material:
+    """Reads and splits the files of a configuration's data section. Raises InputError when one cannot be used."""
+
+    def frames(source: str, labels: bool = True) -> list[Structure]:
+        return read(source, keys=data.keys, units=data.units, labels=labels)
+
+    everything = frames(data.train)
+    rng = np.random.default_rng(seed)
+    if data.validation.file is not None:
+        train, validation = everything, frames(data.validation.file)
+    else:
+        chosen, held_out = _split(everything, data, rng)
+        train, validation = [everything[k] for k in chosen], [everything[k] for k in held_out]
+    if data.limit is not None and data.limit < len(train):
+        train = [train[k] for k in sorted(rng.permutation(len(train))[: data.limit])]
+    if not train:
+        raise InputError(
+            f"{data.train}: the split leaves no training frames of {len(everything)}; lower data.validation"
+        )
+    test = {name: frames(source) for name, source in data.test.items()}
+    first = next(iter(test.values()), train)[0]
+    start = frames(data.start, labels=False)[0] if data.start else first
+    if data.isolated_atoms is not None:
+        isolated = read_e0(data.isolated_atoms, keys=data.keys, units=data.units)
+    else:
+        isolated = isolated_atoms(everything)
+    reference = frames(data.reference, labels=False) if data.reference else []
+    return Material(train, validation, test, start, reference, isolated)
+
+
+def _split(everything: Sequence[Structure], data: Data, rng: np.random.Generator) -> tuple[Any, Any]:
+    """Indices of training and validation frames, ascending."""
+    settings, n = data.validation, len(everything)
+    held_out = settings.count if settings.count is not None else round(settings.fraction * n)
+    if held_out == 0:
+        return np.arange(n), np.arange(0)
+    if settings.method == "blocks":
+        train, validation = split_blocks(everything, held_out, gap=settings.gap)
+    else:
+        split = {"random": split_random, "group": split_group, "temperature": split_temperature}[settings.method]
+        train, validation = split(everything, held_out, rng)
+    return np.sort(train), np.sort(validation)
