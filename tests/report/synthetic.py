@@ -6,16 +6,34 @@ computed by a potential.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fireassay.records import AssayResult, ErrorTrajectory, Quantity, environment, write_json, write_text
+from fireassay.records import AssayRecord, ErrorTrajectory, RunRecord, environment, load_assay, write_text
+from fireassay.records.accuracy import AccuracyResult, Errors, SplitAccuracy
+from fireassay.records.landscape import Entropies, Entropy, LandscapeResult, LandscapeSetting, Lines
+from fireassay.records.run import BaselineRecord, DataRecord, IsolatedAtoms, TrainingRecord
+from fireassay.records.stability import (
+    Drift,
+    FailedTrajectory,
+    StabilityProtocol,
+    StabilityResult,
+    Start,
+    SurvivalCurve,
+    Times,
+)
+from fireassay.records.uncertainty import Calibration, Cost, Domain, Estimate, SplitUncertainty, UncertaintyResult
+from fireassay.report.sections import KINDS
+from fireassay.statistics.survival import kaplan_meier
 
+FRAMES = "f00d5eed00000001"  # of the training frames
 ASSAYS = ("metrics", "accuracy", "stability", "landscape", "uncertainty")
 _MOLECULE = """
 N 1.89 0.04 2.23; C 2.52 0.11 0.99; N 3.81 0.47 1.00; C 4.44 0.55 -0.19; C 3.84 0.28 -1.41; C 2.50 -0.07 -1.41
@@ -41,6 +59,10 @@ class Character:
     splits: dict[str, float] = field(default_factory=lambda: {"300K": 300.0, "600K": 600.0, "1200K": 1200.0})
     frames: int = 100
     second_estimator: bool = True
+    replicas: int = 30
+    walkers: int = 0  # groups of frames; none without
+    diverged: int = 0  # frames of each split without a finite prediction
+    temperatures: bool = True  # whether the splits' are recorded
     seed: int = 0
 
 
@@ -72,18 +94,31 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(character.seed + 100)
     numbers, positions = atoms or molecule()
-    record = {
-        "name": folder.name,
-        "status": "finished",
-        "seed": character.seed,
-        "dtype": "float32",
-        "data": {"fingerprint": "eb5e34ac1fb485b0", "train": "3bpa-xtb/train_300K", "frames": 500},
-        "e0": {"sentence": "given for H, C, N and O"},
-        "result": {"source": "ema", "finished": "epochs", "epochs": 120},
-        "provenance": environment(f"fireassay train {character.family}.yaml --output {folder.name}"),
-    }
-    write_json(folder / "run.json", record)
-    write_text(folder / "config.yaml", f"model:\n  type: {character.family}\n  l_max: 2\n")
+    RunRecord(
+        name=folder.name,
+        source="training",
+        status="finished",
+        weights=weights_of(character),
+        seed=character.seed,
+        architecture=character.family,
+        data=DataRecord(
+            fingerprint="eb5e34ac1fb485b0",
+            train="3bpa-xtb/train_300K",
+            frames=500,
+            train_frames=FRAMES,
+            validation_frames=50,
+        ),
+        baseline=BaselineRecord(
+            e0=IsolatedAtoms(source="given", e0={"H": -10.7}, sentence="given for H, C, N and O"),
+            scale={},
+            shift={},
+            average_neighbours=12.0,
+        ),
+        training=TrainingRecord(
+            source="ema", finished="epochs", epochs=120, best_epoch=118, best={}, last={}, seconds=300.0
+        ),
+        provenance=environment(f"fireassay train {character.family}.yaml --output {folder.name}"),
+    ).save(folder)
     if "metrics" in assays:
         _metrics(folder, character, rng)
         _errors(folder, rng, len(numbers))
@@ -180,195 +215,238 @@ def _errors(folder: Path, rng: np.random.Generator, n: int) -> None:
     record.save(folder / "errors.npz")
 
 
-def _save(
-    folder: Path,
-    name: str,
-    character: Character,
-    settings: dict[str, Any],
-    values: dict[str, Quantity],
-    arrays: dict[str, NDArray[Any]],
-    units: dict[str, str] | None = None,
-) -> None:
-    command = f"fireassay assay {name} {folder.name}"
-    AssayResult(name, folder.name, settings, values, arrays, units or {}, environment(command)).save(folder / "assays")
+def _save(folder: Path, name: str, character: Character, settings: dict[str, Any], result: Any) -> None:
+    command = f"fireassay assay {folder.name} {name}"
+    frames = {"train": FRAMES} if name in ("landscape", "uncertainty") else {}
+    AssayRecord(name, folder.name, weights_of(character), frames, settings, environment(command), result).save(
+        folder / "assays"
+    )
+
+
+def weights_of(character: Character) -> str:
+    """What stands for the fingerprint of the weights."""
+    return f"w{character.family}{character.seed}"
+
+
+def edit(folder: Path, assay: str, change: Callable[[Any], Any]) -> None:
+    """Writes an assay's record with another result."""
+    record = load_assay(folder / "assays" / f"{assay}.json", KINDS[assay])
+    replace(record, result=change(record.result)).save(folder / "assays")
+
+
+def _print(*arrays: NDArray[Any]) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:16]
+
+
+def _quantity(error: NDArray[np.float64], reference: NDArray[np.float64]) -> Errors:
+    known = np.isfinite(error)
+    if not known.any():
+        return Errors(n=0)
+    kinds = _errors_of(error[known])
+    return Errors(n=int(known.sum()), **kinds, **_normalised(error[known], reference[known]))
 
 
 def _accuracy(folder: Path, character: Character, rng: np.random.Generator, labels: dict[str, Any]) -> None:
-    values: dict[str, Quantity] = {}
-    arrays: dict[str, NDArray[Any]] = {}
+    splits: dict[str, SplitAccuracy] = {}
     slope = []
     for split, temperature in character.splits.items():
         truth = labels[split]
         error = _force_errors(character, temperature, truth["forces"].shape)
-        n = truth["forces"].shape[1]
-        energy_error = character.energy * n * (temperature / 300) ** character.growth * rng.normal(size=len(error))
-        groups = {
-            "energy": (energy_error, truth["energy"], "eV"),
-            "energy_per_atom": (energy_error / n, truth["energy"] / n, "eV/atom"),
-            "relative_energy": (
-                energy_error - energy_error.mean(),
-                truth["energy"] - truth["energy"].mean(),
-                "eV",
-            ),
-            "forces": (error, truth["forces"], "eV/Å"),
-        }
+        s, n = error.shape[:2]
+        energy_error = character.energy * n * (temperature / 300) ** character.growth * rng.normal(size=s)
+        lost = np.arange(s) < character.diverged
+        error[lost], energy_error[lost] = np.nan, np.nan
+        reference = truth["forces"]
+        centred = truth["energy"] - truth["energy"].mean()
+        elements = {}
         for number, symbol in ((1, "H"), (6, "C"), (7, "N"), (8, "O"), (29, "Cu"), (79, "Au")):
             chosen = truth["numbers"] == number
             if chosen.any():
-                groups[f"forces.{symbol}"] = (error[chosen], truth["forces"][chosen], "eV/Å")
-        for group, (e, reference, unit) in groups.items():
-            for kind, value in _errors_of(e).items():
-                values[f"{split}.{group}.{kind}"] = Quantity(value, unit)
-            for kind, value in _normalised(e, reference).items():
-                values[f"{split}.{group}.{kind}"] = Quantity(value, "%")
-        values[f"{split}.frames"] = Quantity(len(error))
-        values[f"{split}.temperature"] = Quantity(temperature, "K")
-        slope.append((temperature, values[f"{split}.forces.rmse"].value))
-        arrays |= {
-            f"{split}.energy.reference": truth["energy"],
-            f"{split}.energy.predicted": truth["energy"] + energy_error,
-            f"{split}.forces.reference": truth["forces"].reshape(-1, 3),
-            f"{split}.forces.predicted": (truth["forces"] + error).reshape(-1, 3),
-            f"{split}.atomic_numbers": truth["numbers"].ravel(),
-            f"{split}.structure": np.repeat(np.arange(len(error)), n),
-            f"{split}.positions": truth["positions"].reshape(-1, 3),
-        }
-    if len(slope) > 1:
-        values["extrapolation_slope"] = Quantity(float(np.polyfit(*np.array(slope).T, 1)[0]), "eV/Å/K")
-    _save(folder, "accuracy", character, {"batch_size": 32}, values, arrays)
-
-
-def _kaplan_meier(time: NDArray[np.float64], failed: NDArray[np.bool_], duration: float) -> dict[str, NDArray[Any]]:
-    order = np.unique(time[failed])
-    at_risk = np.array([(time >= t).sum() for t in order])
-    deaths = np.array([((time == t) & failed).sum() for t in order])
-    survival = np.cumprod(1 - deaths / at_risk)
-    error = survival * np.sqrt(np.cumsum(deaths / np.maximum(at_risk * (at_risk - deaths), 1)))
-    grid = np.concatenate([[0.0], order, [duration]])
-    middle = np.concatenate([[1.0], survival, survival[-1:] if len(survival) else [1.0]])
-    half = 1.96 * np.concatenate([[0.0], error, error[-1:] if len(error) else [0.0]])
-    return {
-        "kaplan_meier.time": grid,
-        "kaplan_meier.survival": middle,
-        "kaplan_meier.lower": np.clip(middle - half, 0, 1),
-        "kaplan_meier.upper": np.clip(middle + half, 0, 1),
-    }
+                elements[symbol] = _quantity(error[chosen], reference[chosen])
+        groups = np.arange(s) * character.walkers // s if character.walkers else np.full(s, -1)
+        splits[split] = SplitAccuracy(
+            frames=s,
+            not_finite=int(lost.sum()),
+            fingerprint=_print(truth["positions"], reference, truth["energy"]),
+            temperature=temperature if character.temperatures else None,
+            energy=_quantity(energy_error, truth["energy"]),
+            energy_per_atom=_quantity(energy_error / n, truth["energy"] / n),
+            relative_energy=_quantity(energy_error - np.nanmean(energy_error), centred),
+            forces=_quantity(error, reference),
+            elements=elements,
+            diverged=lost.astype(np.int64),
+            group_names=[f"walker {k}" for k in range(character.walkers)],
+            group=groups,
+            energy_reference=truth["energy"],
+            energy_predicted=truth["energy"] + energy_error,
+            forces_reference=reference.reshape(-1, 3),
+            forces_predicted=(reference + error).reshape(-1, 3),
+            atomic_numbers=truth["numbers"].ravel(),
+            structure=np.repeat(np.arange(s), n),
+            positions=truth["positions"].reshape(-1, 3),
+            cell=np.zeros((s, 3, 3)),
+        )
+        slope.append((temperature, splits[split].forces.rmse))
+    found = None
+    if len(slope) > 1 and all(rmse is not None for _, rmse in slope):
+        found = float(np.polyfit(*np.array(slope, dtype=float).T, 1)[0])
+    result = AccuracyResult(splits=splits, extrapolation_slope=found)
+    _save(folder, "accuracy", character, {"batch_size": 32}, result)
 
 
 def _stability(folder: Path, character: Character, rng: np.random.Generator, labels: dict[str, Any]) -> None:
-    duration, replicas = 6000.0, 30
+    duration, replicas = 6000.0, character.replicas
     numbers, positions = (next(iter(labels.values()))[key][0] for key in ("numbers", "positions"))
     life = 150 + rng.exponential(character.lifetime, replicas)
     failed = life < duration
     time = np.minimum(np.round(life), duration)
     criteria = ("bond_length", "bond_length", "bond_length", "closest_approach")
     failures = [
-        {
-            "replica": int(r),
-            "criterion": criteria[r % 4],
-            "atoms": [int(a) for a in rng.choice(len(numbers), 2, replace=False)],
-            "time": float(time[r]),
-            "value": float(2 + 0.2 * rng.random()) if r % 4 < 3 else 0.48,
-            "limit": 2.0 if r % 4 < 3 else 0.5,
-            "unit": "Å",
-        }
+        FailedTrajectory(
+            replica=int(r),
+            criterion=criteria[r % 4],
+            atoms=[int(a) for a in rng.choice(len(numbers), 2, replace=False)],
+            step=int(time[r]),
+            time=float(time[r]),
+            value=float(2 + 0.2 * rng.random()) if r % 4 < 3 else 0.48,
+            limit=2.0 if r % 4 < 3 else 0.5,
+            unit="Å",
+        )
         for r in np.flatnonzero(failed)
     ]
     q25, median, q75 = np.percentile(time, [25, 50, 75])
-    values = {
-        "survival_fraction": Quantity(float(1 - failed.mean())),
-        "n_replicas": Quantity(replicas),
-        "duration": Quantity(duration, "fs"),
-        "time_to_failure.mean": Quantity(float(time.mean()), "fs"),
-        "time_to_failure.std": Quantity(float(time.std()), "fs"),
-        "time_to_failure.median": Quantity(float(median), "fs"),
-        "time_to_failure.q25": Quantity(float(q25), "fs"),
-        "time_to_failure.q75": Quantity(float(q75), "fs"),
-        "failures": Quantity(failures),
-        "replica_steps_per_second": Quantity(312.0, "1/s"),
-        "median_survival": Quantity(float(median) if failed.mean() > 0.5 else None, "fs"),
-        "criteria": Quantity(["not_finite", "bond_length", "closest_approach", "temperature", "energy_jump"]),
-        "drift.rate": Quantity(0.021, "meV/atom/ps"),
-        "drift.rate_half_step": Quantity(0.004, "meV/atom/ps"),
-        "drift.fluctuation": Quantity(0.41, "meV/atom"),
-        "drift.fluctuation_half_step": Quantity(0.103, "meV/atom"),
-        "drift.fluctuation_ratio": Quantity(3.98),
-    }
-    for name in {f["criterion"] for f in failures}:
-        values[f"failures.{name}"] = Quantity(sum(f["criterion"] == name for f in failures))
     steps = np.arange(0, duration + 1, 50)
     warm = 1600 * (1 - 0.5 * np.exp(-steps / 250))[:, None] * (1 + 0.12 * rng.normal(size=(len(steps), replicas)))
     warm[steps[:, None] > time[None]] = np.nan
     last = positions + rng.normal(0, 0.1, (replicas, 5, len(numbers), 3))
-    arrays = {
-        "time_to_failure": time,
-        "failed": failed,
-        **_kaplan_meier(time, failed, duration),
-        "time": steps,
-        "temperature": warm,
-        "potential_energy": -13500 + warm / 1600,
-        "atomic_numbers": numbers,
-        "last_frames": last,
-        "last_forces": rng.normal(0, 1, last.shape),
-    }
-    settings = {
-        "temperature": 1600.0,
-        "timestep": 1.0,
-        "duration": duration,
-        "replicas": replicas,
-        "thermostat": "berendsen",
-        "time_constant": 250.0,
-        "seed": 0,
-    }
-    _save(folder, "stability", character, settings, values, arrays)
+    curve = kaplan_meier(time, failed)
+    settings = {"temperature": 1600.0, "timestep": 1.0, "thermostat": "berendsen", "time_constant": 250.0}
+    result = StabilityResult(
+        protocol=StabilityProtocol(
+            temperature=1600.0,
+            timestep=1.0,
+            duration=duration,
+            thermostat="berendsen",
+            criteria=["not_finite", "bond_length", "closest_approach", "temperature", "energy_jump"],
+            settings=settings,
+        ),
+        start=Start(
+            fingerprint=_print(numbers),
+            atomic_numbers=numbers,
+            positions=positions,
+            cell=np.zeros((3, 3)),
+            pbc=np.zeros(3, dtype=bool),
+        ),
+        time_to_failure=time,
+        failed=failed,
+        curve=SurvivalCurve(
+            confidence=0.95,
+            time=curve.time,
+            survival=curve.survival,
+            lower=curve.lower,
+            upper=curve.upper,
+            median=curve.median,
+            mean=curve.mean(duration),
+        ),
+        times=Times(
+            mean=float(time.mean()), std=float(time.std(ddof=1)), median=float(median), q25=float(q25), q75=float(q75)
+        ),
+        failures=failures,
+        n_bonds=27,
+        drift=Drift(
+            rate=0.021,
+            rate_half_step=0.004,
+            fluctuation=0.41,
+            fluctuation_half_step=0.103,
+            fluctuation_ratio=3.98,
+        ),
+        replica_steps_per_second=312.0,
+        time=steps,
+        temperature=warm,
+        potential_energy=-13500 + warm / 1600,
+        last_frames=last,
+        last_forces=rng.normal(0, 1, last.shape),
+        last_steps=np.zeros(last.shape[:2], dtype=np.int64),
+    )
+    _save(folder, "stability", character, {**settings, "duration": duration, "replicas": replicas, "seed": 0}, result)
+
+
+def _entropy(loss: NDArray[np.float64], scale: float, less: float = 0.0) -> Entropy:
+    each = np.log(np.exp(-loss / scale).sum(1)) - less
+    value = float(np.log(np.exp(-loss.mean(0) / scale).sum())) - less
+    half = 2.1 * float(each.std(ddof=1)) / np.sqrt(len(each))
+    return Entropy(value=value, low=value - half, high=value + half, each=each)
+
+
+def _weighted(energy: Entropy, forces: Entropy) -> Entropies:
+    def mixed(name: str) -> float:
+        return 0.2 * getattr(energy, name) + 0.8 * getattr(forces, name)
+
+    each = 0.2 * energy.each + 0.8 * forces.each
+    total = Entropy(value=mixed("value"), low=mixed("low"), high=mixed("high"), each=each)
+    return Entropies(energy=energy, forces=forces, total=total)
 
 
 def _landscape(folder: Path, character: Character, rng: np.random.Generator, labels: dict[str, Any]) -> None:
     t = np.linspace(-0.25, 0.25, 81)
-    values = {
-        "minimum.energy": Quantity(character.energy, "eV/atom"),
-        "minimum.forces": Quantity(character.forces, "eV/Å"),
-        "flat_entropy": Quantity(float(np.log(81))),
-        "grid_points_per_second": Quantity(41.0, "1/s"),
-    }
-    arrays: dict[str, NDArray[Any]] = {"t": t}
+    factors = np.logspace(-2, 2, 41)
+    lines = {}
     for norm, stretch in (("filter", 1.0), ("published", 1.6)):
-        entropies = {}
+        losses, entropies, integrals, swept = {}, {}, {}, {}
         for kind, minimum, curvature, scale in (
             ("energy", character.energy, 0.12, 0.004),
             ("forces", character.forces, 1.4, 0.040),
         ):
             bend = character.sharpness * stretch * curvature * np.exp(0.35 * rng.normal(size=(20, 1)))
-            loss = np.sqrt(minimum**2 + (bend * (np.abs(t) + 2 * t**2)) ** 2)
-            arrays[f"{norm}.{kind}"] = loss
-            entropies[kind] = float(np.log(np.exp(-loss.mean(0) / scale).sum()))
-            arrays["temperature_factor"] = np.logspace(-2, 2, 41)
-            arrays[f"{norm}.entropy_of_temperature.{kind}"] = np.array(
-                [np.log(np.exp(-loss.mean(0) / (scale * f)).sum() + 1e-300) for f in arrays["temperature_factor"]]
-            )
-        total = 0.2 * entropies["energy"] + 0.8 * entropies["forces"]
-        for kind, value in (entropies | {"total": total}).items():
-            values[f"{norm}.entropy.{kind}"] = Quantity(value)
-            values[f"{norm}.entropy_integral.{kind}"] = Quantity(value - np.log(160.0))
-        arrays[f"{norm}.cosines"] = np.eye(20)
-        values[f"{norm}.cosine_max"] = Quantity(0.002 if norm == "filter" else 0.97)
-    settings = {
-        "n_directions": 20,
-        "points": 81,
-        "span": 0.25,
-        "normalisations": ["filter", "published"],
-        "temperature_energy": 0.004,
-        "temperature_forces": 0.040,
-        "alpha": 0.2,
-        "seed": 0,
-    }
-    _save(folder, "landscape", character, settings, values, arrays)
+            losses[kind] = loss = np.sqrt(minimum**2 + (bend * (np.abs(t) + 2 * t**2)) ** 2)
+            entropies[kind] = _entropy(loss, scale)
+            integrals[kind] = _entropy(loss, scale, np.log(160.0))
+            swept[kind] = np.array([np.log(np.exp(-loss.mean(0) / (scale * f)).sum() + 1e-300) for f in factors])
+        lines[norm] = Lines(
+            cosine_max=0.002 if norm == "filter" else 0.97,
+            cosines=np.eye(20),
+            energy=losses["energy"],
+            forces=losses["forces"],
+            entropy=_weighted(entropies["energy"], entropies["forces"]),
+            entropy_integral=_weighted(integrals["energy"], integrals["forces"]),
+            temperature_factor=factors,
+            energy_of_temperature=swept["energy"],
+            forces_of_temperature=swept["forces"],
+        )
+    setting = LandscapeSetting(
+        n_directions=20,
+        points=81,
+        span=0.25,
+        seed=0,
+        frames=FRAMES,
+        temperature_energy=0.004,
+        temperature_forces=0.040,
+        alpha=0.2,
+    )
+    result = LandscapeResult(
+        setting=setting,
+        architecture=f"{character.family} l_max=2",
+        t=t,
+        lines=lines,
+        minimum_energy=character.energy,
+        minimum_forces=character.forces,
+        flat_entropy=float(np.log(81)),
+        n_weights=120000,
+        n_frames=500,
+        twin=True,
+        grid_points_per_second=41.0,
+    )
+    settings = {"n_directions": 20, "points": 81, "span": 0.25, "normalisations": ["filter", "published"]}
+    _save(folder, "landscape", character, settings, result)
+
+
+def _near(value: float, reach: float) -> Estimate:
+    return Estimate(value=value, low=value - reach, high=value + reach)
 
 
 def _uncertainty(folder: Path, character: Character, rng: np.random.Generator, labels: dict[str, Any]) -> None:
     levels = np.linspace(0, 1, 41)
-    values: dict[str, Quantity] = {}
-    arrays: dict[str, NDArray[Any]] = {"levels": levels}
+    splits = {}
     for split, temperature in character.splits.items():
         truth = labels[split]
         error = np.linalg.norm(_force_errors(character, temperature, truth["forces"].shape), axis=-1)
@@ -377,51 +455,72 @@ def _uncertainty(folder: Path, character: Character, rng: np.random.Generator, l
         guess = wall * np.tanh(guess / wall)
         ratio = float(error.mean() / guess.mean())
         coverage = levels ** max(ratio, 0.5)
-        gap = np.trapezoid(levels - coverage, levels)
+        gap = float(np.trapezoid(levels - coverage, levels))
         distance = 0.3 * temperature / 300 * np.exp(0.3 * rng.normal(size=error.shape))
-        numbers = {
-            "mean_error": (float(error.mean()), "eV/Å"),
-            "mean_uncertainty": (float(guess.mean()), "eV/Å"),
-            "area_over": (float(max(gap, 0)), ""),
-            "area_under": (float(max(-gap, 0)), ""),
-            "area": (float(abs(gap)), ""),
-            "sharpness": (float(0.6 * guess.mean()), "eV/Å"),
-            "pearson": (float(np.corrcoef(error.ravel(), guess.ravel())[0, 1]), ""),
-            "spearman": (float(_spearman(error.ravel(), guess.ravel())), ""),
-            "nll": (-2.1, ""),
-            "crps": (0.012, "eV/Å"),
-            "ence": (0.31, ""),
-            "ood_fraction": (float((distance > 0.55).mean()), ""),
-            "auroc": (0.81, ""),
-            "recall": (0.64, ""),
-        }
-        values |= {f"{split}.{name}": Quantity(*pair) for name, pair in numbers.items()}
+        own = Calibration(
+            mean_uncertainty=float(guess.mean()),
+            area=_near(abs(gap), 0.004),
+            over=max(gap, 0.0),
+            under=max(-gap, 0.0),
+            published=abs(gap) + 0.01,
+            sharpness=float(0.6 * guess.mean()),
+            nll=-2.1,
+            crps=0.012,
+            ence=0.31,
+            pearson=_near(float(np.corrcoef(error.ravel(), guess.ravel())[0, 1]), 0.03),
+            spearman=_near(float(_spearman(error.ravel(), guess.ravel())), 0.03),
+            coverage=coverage,
+            coverage_published=coverage,
+            uncertainty=guess.ravel(),
+        )
+        estimators = {"published": own}
         if character.second_estimator:
-            shared = [name for name in numbers if name not in ("ood_fraction", "auroc", "recall")]
-            values |= {f"{split}.distance_aware.{name}": Quantity(*numbers[name]) for name in shared}
-            values[f"{split}.distance_aware.area"] = values[f"{split}.distance_aware.area_over"] = Quantity(0.01)
-            values[f"{split}.distance_aware.mean_uncertainty"] = Quantity(0.98 * float(error.mean()), "eV/Å")
-            arrays[f"{split}.distance_aware.coverage"] = levels**1.05
-            arrays[f"{split}.distance_aware.uncertainty"] = 1.2 * guess.ravel()
-        arrays |= {
-            f"{split}.uncertainty": guess.ravel(),
-            f"{split}.error": error.ravel(),
-            f"{split}.distance": distance.ravel(),
-            f"{split}.atomic_numbers": truth["numbers"].ravel(),
-            f"{split}.structure": np.repeat(np.arange(len(error)), error.shape[1]),
-            f"{split}.positions": truth["positions"].reshape(-1, 3),
-            f"{split}.coverage": coverage,
-        }
-    values |= {
-        "estimator": Quantity("published"),
-        "ood_cutoff": Quantity(0.55),
-        "n_training_atoms": Quantity(13500),
-        "k": Quantity(10),
-        "search_seconds_per_atom": Quantity(1.7e-5, "s"),
-        "force_seconds_per_atom": Quantity(1.2e-3, "s"),
-        "cost_share": Quantity(0.014),
-    }
-    _save(folder, "uncertainty", character, {"k": 10, "index": "flat"}, values, arrays)
+            estimators["distance_aware"] = replace(
+                own,
+                area=_near(0.01, 0.004),
+                over=0.01,
+                under=0.0,
+                mean_uncertainty=0.98 * float(error.mean()),
+                coverage=levels**1.05,
+                uncertainty=1.2 * guess.ravel(),
+            )
+        outside = distance > 0.55
+        splits[split] = SplitUncertainty(
+            frames=len(error),
+            fingerprint=_print(truth["positions"], truth["forces"], truth["energy"]),
+            units=30,
+            units_by="block of 4 frames",
+            not_finite=0,
+            mean_error=float(error.mean()),
+            estimators=estimators,
+            domain=Domain(
+                atoms=error.size,
+                large=int((error > 0.1).sum()),
+                outside=int(outside.sum()),
+                outside_fraction=float(outside.mean()),
+                auroc=_near(0.81, 0.05),
+                auroc_uncertainty=_near(0.88, 0.05),
+                recall=_near(0.64, 0.1),
+            ),
+            error=error.ravel(),
+            distance=distance.ravel(),
+            atomic_numbers=truth["numbers"].ravel(),
+            structure=np.repeat(np.arange(len(error)), error.shape[1]),
+            positions=truth["positions"].reshape(-1, 3),
+        )
+    result = UncertaintyResult(
+        splits=splits,
+        estimator="published",
+        k=10,
+        n_training_atoms=13500,
+        training_frames=FRAMES,
+        ood_cutoff=0.55,
+        large_error=0.1,
+        levels=levels,
+        training_distances=np.linspace(0, 1, 50),
+        cost=Cost(force=1.2e-3, search=1.7e-5, distribution=3e-5, share=0.014),
+    )
+    _save(folder, "uncertainty", character, {"k": 10, "index": "flat"}, result)
 
 
 def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -80,9 +80,15 @@ class Figure:
         return sorted({s.run for panel in self.panels for s in panel.series if s.run is not None})
 
 
-def sources_of(runs: Sequence[Run], *kinds: str) -> list[Source]:
-    """The files of these kinds, run by run."""
-    return [run.sources[kind] for run in runs for kind in kinds if kind in run.sources]
+def sources_of(runs: Sequence[Run], *kinds: str | type) -> list[Source]:
+    """The files of these kinds, run by run; an assay's by the type of its result."""
+    return [run.sources[name] for run in runs for kind in kinds for name in _names(run, kind) if name in run.sources]
+
+
+def _names(run: Run, kind: str | type) -> list[str]:
+    if isinstance(kind, str):
+        return [kind]
+    return [name for name, record in run.assays.items() if isinstance(record.result, kind)]
 
 
 def padded(values: Sequence[Array], log: bool = False, share: float = 0.04) -> tuple[float, float] | None:

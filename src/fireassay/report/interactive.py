@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fireassay.report.figures import Figure, Panel, Series
-from fireassay.report.style import LOOKS, rounded
+from fireassay.report.style import LOOKS, look, rounded
 
 
 def plots(figure: Figure) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def _plain_line(x: list[float | None], y: list[float | None]) -> dict[str, Any]:
 
 
 def _traces(series: Series, panel: Panel) -> list[dict[str, Any]]:
-    colour = "$muted" if series.run is None else f"$c{series.run}"
+    colour = "$muted" if series.run is None else f"$c{series.run % len(LOOKS)}"
     hover = f"{text(series.name)}<br>{_hover(panel, 4)}<extra></extra>"
     trace: dict[str, Any] = {"type": "scatter", "run": series.run, "x": rounded(series.x), "y": rounded(series.y)}
     trace["hovertemplate"] = hover
@@ -85,7 +85,7 @@ def _hover(panel: Panel, significant: int) -> str:
 
 
 def _marker(series: Series, colour: str) -> dict[str, Any]:
-    shape = "circle" if series.run is None else LOOKS[series.run].marker
+    shape = "circle" if series.run is None else look(series.run).marker
     if series.open:
         return {
             "symbol": f"{shape}-open",

@@ -20,13 +20,16 @@ from plotly.offline import get_plotlyjs
 from fireassay.errors import InputError
 from fireassay.progress import Progress, Silent
 from fireassay.records import write_text
+from fireassay.records.typed import encode
 from fireassay.report import interactive, printed
+from fireassay.report.criteria import Criteria
 from fireassay.report.methods import Methods, all_sources, methods
 from fireassay.report.runs import Run, load_runs
-from fireassay.report.sections import accuracy, atoms, landscape, stability, training, uncertainty
+from fireassay.report.sections import KINDS, SECTIONS, atoms, generic, training
 from fireassay.report.sections.chapter import Chapter
+from fireassay.report.study import Study
 from fireassay.report.style import GRID, INK, LOOKS, MUTED
-from fireassay.report.verdict import Criteria, Verdict, verdict
+from fireassay.report.verdict import Verdict, verdict
 
 
 def write_report(
@@ -37,7 +40,7 @@ def write_report(
     progress: Progress | None = None,
     criteria: Criteria | None = None,
 ) -> Path:
-    """Writes the report of one to ten run directories; returns the path of the page.
+    """Writes the report of any number of run folders; returns the path of the page.
 
     `output` is the HTML file, or a folder that gets `report.html`. `figures/*.png`, `figures/*.pdf` and `tables/*.csv`
     are written beside it. The page is replaced last and atomically: whatever goes wrong, the old one stays.
@@ -46,19 +49,18 @@ def write_report(
     watch = progress or Silent()
     output = Path(output)
     output = output / "report.html" if output.is_dir() or not output.suffix else output
-    rules = criteria or Criteria()
-    runs = load_runs(run_folders, output)
-    chapters, viewer = _chapters(runs)
+    study = Study.of(load_runs(run_folders, output, KINDS), criteria)
+    chapters, viewer = _chapters(study)
     figures = [figure for chapter in chapters for figure in chapter.figures]
     tables = [table for chapter in chapters for table in chapter.tables]
-    page = render(runs, chapters, viewer, verdict(runs, rules), methods(runs, rules), title)
+    page = render(study.runs, chapters, viewer, verdict(study), methods(study), title)
     watch.start("report", len(figures) + len(tables) + 1)
     try:
         for table in tables:
             write_text(_beside(output, "tables") / f"{table.id.removeprefix('table-')}.csv", table.csv())
             watch.advance()
         for figure in figures:
-            printed.save(figure, [run.label for run in runs], _beside(output, "figures"))
+            printed.save(figure, [run.label for run in study.runs], _beside(output, "figures"))
             watch.advance(note=figure.title)
         write_text(output, page)
         watch.advance(note=output.name)
@@ -76,17 +78,11 @@ def _beside(output: Path, name: str) -> Path:
     return folder
 
 
-def _chapters(runs: Sequence[Run]) -> tuple[list[Chapter], dict[str, Any]]:
-    where, viewer = atoms.chapter(runs)
-    chapters = [
-        training.chapter(runs),
-        accuracy.chapter(runs),
-        stability.chapter(runs),
-        landscape.chapter(runs),
-        uncertainty.chapter(runs),
-        where,
-    ]
-    return chapters, viewer
+def _chapters(study: Study) -> tuple[list[Chapter], dict[str, Any]]:
+    where, viewer = atoms.chapter(study)
+    chapters = [training.chapter(study), *(section.chapter(study) for section in SECTIONS.values())]
+    chapters += [generic.chapter(study, name) for name in generic.unknown_assays(study.runs)]
+    return [*chapters, where], viewer
 
 
 def render(
@@ -157,6 +153,8 @@ def _palette(theme: str) -> dict[str, str]:
 
 def _title(runs: Sequence[Run]) -> str:
     names = [run.label for run in runs]
+    if len(names) > 10:
+        return f"{len(names)} potentials"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -165,14 +163,16 @@ def _machine(run: Run) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
 
     def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
+        if isinstance(value, dict) and set(value) == {"value", "unit"}:
+            rows.append((prefix, f"{value['value']} {value['unit']}"))
+        elif isinstance(value, dict):
             for key, item in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), item)
         elif value is not None:
             words = str(value)
             rows.append((prefix, words if len(words) <= 200 else f"{words[:197]}..."))
 
-    walk("", run.record)
+    walk("", encode(run.record)[0])
     return rows
 
 

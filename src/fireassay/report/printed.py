@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fireassay.records import atomic
 from fireassay.report.figures import Figure, Panel, Series
-from fireassay.report.style import GRID, INK, LOOKS, MUTED
+from fireassay.report.style import GRID, INK, MUTED, look
 
 _DASHES: dict[str, Literal["-", "--", ":"]] = {"solid": "-", "dash": "--", "dot": ":"}
 _STYLE: Any = {
@@ -136,8 +136,8 @@ def _panel(panel: Panel, ax: Axes) -> None:
 
 
 def _series(series: Series, ax: Axes) -> None:
-    colour = MUTED["light"] if series.run is None else LOOKS[series.run].light
-    marker = "o" if series.run is None else LOOKS[series.run].mpl_marker
+    colour = MUTED["light"] if series.run is None else look(series.run).light
+    marker = "o" if series.run is None else look(series.run).mpl_marker
     if series.kind == "points":
         style = {"facecolors": "none"} if series.open else {"facecolors": colour}
         edge = {"edgecolors": colour if series.open else "none", "linewidths": 1.0 if series.open else 0.0}
@@ -174,12 +174,12 @@ def _series(series: Series, ax: Axes) -> None:
 def _handle(run: int, label: str, figure: Figure) -> Line2D:
     kinds = {s.kind for panel in figure.panels for s in panel.series if s.run == run}
     lines = bool(kinds & {"line", "steps"})
-    look = LOOKS[run]
+    colours = look(run)
     return Line2D(
         [],
         [],
-        color=look.light,
-        marker=look.mpl_marker,
+        color=colours.light,
+        marker=colours.mpl_marker,
         markersize=4,
         linestyle="-" if lines else "",
         label=_plain(label),

@@ -35,6 +35,12 @@ LOOKS: Final = (
     Look("#707000", "#C2C24A", "x", "X"),
 )
 
+
+def look(run: int) -> Look:
+    """How the potential with this index looks; the eleventh looks like the first, in another figure."""
+    return LOOKS[run % len(LOOKS)]
+
+
 INK: Final = {"light": "#1b1e24", "dark": "#e7e9ee"}
 MUTED: Final = {"light": "#626975", "dark": "#9aa2b1"}
 GRID: Final = {"light": "#e4e5e8", "dark": "#2c313a"}

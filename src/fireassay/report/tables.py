@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fireassay.records.typed import unit_of
 from fireassay.report.runs import Source
 from fireassay.report.style import brief, digits, grouped
 
@@ -78,9 +79,23 @@ class Table:
         return buffer.getvalue()
 
 
-def meV(label: str, record: str, per: str = "") -> Column:
-    """A column of an energy, or of an energy per something, that reads better in meV."""
-    return Column(label, f"eV{per}", f"meV{per}", 1000.0, record)
+_SHOWN = {"eV": ("meV", 1000.0), "fs": ("ps", 1e-3), "s": ("µs", 1e6)}
+
+
+def of_field(
+    kind: type, path: str, label: str, *, shown: str = "", factor: float = 1.0, significant: int = 3, trim: bool = False
+) -> Column:
+    """The column of a record's field, in its declared unit; on the page energies are in meV and times in ps.
+
+    `path` is dotted as in `unit_of`; SPLIT, ELEMENT and the like stand for any name. `shown` is another unit for the
+    page, and `factor` leads to it. Raises KeyError when the record has no such field.
+    """
+    unit = unit_of(kind, path)
+    head, slash, rest = unit.partition("/")
+    if not shown:
+        other, factor = _SHOWN.get(head, (head, 1.0))
+        shown = f"{other}{slash}{rest}"
+    return Column(label, unit, shown, factor, path, significant, trim=trim)
 
 
 def _sort_key(value: Any) -> str:

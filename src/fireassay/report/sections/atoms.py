@@ -11,11 +11,15 @@ from ase.data.colors import jmol_colors
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from fireassay.records import renewal
+from fireassay.records.accuracy import AccuracyResult, SplitAccuracy
+from fireassay.records.uncertainty import SplitUncertainty, UncertaintyResult
 from fireassay.report.figures import sources_of
 from fireassay.report.runs import Run, split_names
-from fireassay.report.sections.chapter import Chapter, command
+from fireassay.report.sections.chapter import Chapter
+from fireassay.report.study import Study
 from fireassay.report.style import VIRIDIS, rounded, symbol
-from fireassay.report.tables import Column, Table, meV
+from fireassay.report.tables import Column, Table, of_field
 
 ATOMS = 5000  # in one view: beyond it a phone cannot turn the structure
 WORST = 3
@@ -37,6 +41,7 @@ class _Atoms(NamedTuple):
     positions: NDArray[np.float64]
     structure: NDArray[np.int64]
     energy: NDArray[np.float64] | None
+    fingerprint: str
 
     @property
     def fixed(self) -> bool:
@@ -48,14 +53,16 @@ class _Atoms(NamedTuple):
         return bool((rows == rows[0]).all())
 
 
-def chapter(runs: Sequence[Run]) -> tuple[Chapter, dict[str, Any]]:
+def chapter(study: Study) -> tuple[Chapter, dict[str, Any]]:
     """The chapter, and the data of the 3D view (empty when no record has atoms)."""
-    tested = [run for run in runs if {"accuracy", "uncertainty"} & set(run.assays)]
-    names = list(dict.fromkeys([*split_names(tested, "accuracy"), *split_names(tested, "uncertainty")]))
+    runs = study.runs
+    kinds = (AccuracyResult, UncertaintyResult)
+    tested = [run for run in runs if any(run.result(kind) is not None for kind in kinds)]
+    names = list(dict.fromkeys(name for kind in kinds for name in split_names(tested, kind)))
     views = [view for split in names if (view := _view(tested, split)) is not None]
     chapter = Chapter("atoms", "Where the errors sit", "")
     if not views:
-        lines = [("No record holds per-atom errors.", command(runs[0], "accuracy"))]
+        lines = [("No record holds per-atom errors.", renewal(runs[0].folder, "accuracy"))]
         return Chapter("atoms", "Where the errors sit", "", missing=lines), {}
     lead = (
         "The structure of each split, its atoms coloured by their error. All potentials and both quantities of a split "
@@ -75,7 +82,7 @@ def _view(runs: Sequence[Run], split: str) -> View | None:
         return None
     if atoms.fixed:
         sizes = np.bincount(atoms.structure)
-        energy = atoms.energy if atoms.energy is not None and len(atoms.energy) == len(sizes) else np.empty(0)
+        energy = atoms.energy if atoms.energy is not None else np.empty(0)
         known = bool(np.isfinite(energy).any())
         chosen = atoms.structure == (int(np.nanargmin(energy)) if known else 0)
         values = {q: {i: _mean(v, len(sizes)) for i, v in parts.items()} for q, parts in raw.items()}
@@ -100,35 +107,41 @@ def _mean(values: NDArray[np.float64], frames: int) -> NDArray[np.float64]:
 
 
 def _atoms(run: Run, split: str) -> _Atoms | None:
-    for assay in ("accuracy", "uncertainty"):
-        structure = run.array(assay, f"{split}.structure", (None,))
-        n = None if structure is None else len(structure)
-        numbers = run.array(assay, f"{split}.atomic_numbers", (n,))
-        positions = run.array(assay, f"{split}.positions", (n, 3))
-        if structure is not None and numbers is not None and positions is not None and n:
-            return _Atoms(numbers, positions, structure, run.array("accuracy", f"{split}.energy.reference", (None,)))
+    accuracy, uncertainty = _split(run, split)
+    if accuracy is not None and len(accuracy.structure):
+        a = accuracy
+        return _Atoms(a.atomic_numbers, a.positions, a.structure, a.energy_reference, a.fingerprint)
+    if uncertainty is not None and len(uncertainty.structure):
+        u = uncertainty
+        return _Atoms(u.atomic_numbers, u.positions, u.structure, None, u.fingerprint)
     return None
 
 
+def _split(run: Run, split: str) -> tuple[SplitAccuracy | None, SplitUncertainty | None]:
+    """What the two assays say of a split; uncertainties of other frames than the errors are left out."""
+    accuracy, uncertainty = run.result(AccuracyResult), run.result(UncertaintyResult)
+    one = accuracy.splits.get(split) if accuracy else None
+    two = uncertainty.splits.get(split) if uncertainty else None
+    if one is not None and two is not None:
+        same = one.fingerprint == two.fingerprint and np.array_equal(one.structure, two.structure)
+        two = two if same else None
+    return one, two
+
+
 def _values(runs: Sequence[Run], split: str, quantity: str, atoms: _Atoms) -> dict[int, NDArray[np.float64]]:
-    """Per potential the quantity of every atom (N,), where its record is about the same atoms."""
+    """Per potential the quantity of every atom (N,), where its record is about the same frames."""
     values = {}
     for run in runs:
-        own = _atoms(run, split)
-        if own is None or own.numbers.shape != atoms.numbers.shape or not np.array_equal(own.numbers, atoms.numbers):
-            continue
-        if not np.allclose(own.positions, atoms.positions, atol=1e-3):
-            continue
-        n = len(atoms.numbers)
-        if quantity == "uncertainty":
-            value = run.array("uncertainty", f"{split}.uncertainty", (None,))
-        else:
-            truth = run.array("accuracy", f"{split}.forces.reference", (n, 3))
-            guess = run.array("accuracy", f"{split}.forces.predicted", (n, 3))
-            value = run.array("uncertainty", f"{split}.error", (None,))
-            if truth is not None and guess is not None:
-                value = np.linalg.norm(guess - truth, axis=1)
-        if value is not None and len(value) == n and np.isfinite(value).any():
+        accuracy, uncertainty = _split(run, split)
+        value = None
+        if quantity == "uncertainty" and uncertainty is not None and uncertainty.fingerprint == atoms.fingerprint:
+            found = uncertainty.estimators.get(run.result(UncertaintyResult).estimator)  # type: ignore[union-attr]
+            value = found.uncertainty if found is not None else None
+        elif quantity == "error" and accuracy is not None and accuracy.fingerprint == atoms.fingerprint:
+            value = np.linalg.norm(accuracy.forces_predicted - accuracy.forces_reference, axis=1)
+        elif quantity == "error" and uncertainty is not None and uncertainty.fingerprint == atoms.fingerprint:
+            value = uncertainty.error
+        if value is not None and np.isfinite(value).any():
             values[run.index] = value
     return values
 
@@ -168,7 +181,7 @@ def _viewer(runs: Sequence[Run], views: Sequence[View]) -> dict[str, Any]:
         "quantities": [{"name": name, "label": label} for name, label in QUANTITIES],
         "unit": "meV/Å",
         "scale": list(VIRIDIS),
-        "sources": [source.id for source in sources_of(runs, "accuracy", "uncertainty")],
+        "sources": [source.id for source in sources_of(runs, AccuracyResult, UncertaintyResult)],
     }
 
 
@@ -193,9 +206,9 @@ def _worst(runs: Sequence[Run], views: Sequence[View]) -> Table:
         Column("potential", text=True),
         Column("split", text=True),
         Column("atom", text=True),
-        meV("force error", "SPLIT.forces.{reference,predicted}", "/Å"),
-        meV("predicted error", "SPLIT.uncertainty", "/Å"),
+        Column("force error", "eV/Å", "meV/Å", 1000.0, "splits.SPLIT.forces_{reference,predicted}"),
+        of_field(UncertaintyResult, "splits.SPLIT.estimators.ESTIMATOR.uncertainty", "predicted error"),
     ]
     caption = f"The {WORST} atoms with the largest error of each potential and split, by symbol and index from 0."
-    source = sources_of(runs, "accuracy", "uncertainty")
+    source = sources_of(runs, AccuracyResult, UncertaintyResult)
     return Table("table-worst-atoms", "The worst atoms", caption, columns, rows, source, marks, True)

@@ -2,108 +2,94 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fireassay.errors import InputError
+from fireassay.records.stability import Drift, StabilityProtocol, StabilityResult
+from fireassay.report.comparisons import Comparisons
 from fireassay.report.figures import Figure, Panel, Series, sources_of
-from fireassay.report.runs import Run
-from fireassay.report.sections.chapter import Chapter, missing_assay
-from fireassay.report.statistics import log_rank, wilson
-from fireassay.report.style import symbol
-from fireassay.report.tables import Column, Table
+from fireassay.report.runs import Run, with_result
+from fireassay.report.sections.chapter import Chapter, Section, missing_assay, paged
+from fireassay.report.study import Study
+from fireassay.report.style import brief, grouped, p_value, symbol
+from fireassay.report.tables import Column, Table, of_field
+from fireassay.statistics.survival import share_alive
 
-# What does not decide when a trajectory fails.
-_INCIDENTAL = ("seed", "replicas", "skin", "max_edges", "record_every", "confidence", "protocol", "relax_force_limit")
-_INCIDENTAL_PREFIXES = ("drift_", "last_")
-
-
-def survival(run: Run) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
-    """Times to failure or to the end (R,) in fs, and whether each trajectory failed (R,)."""
-    time = run.array("stability", "time_to_failure", (None,))
-    failed = run.array("stability", "failed", (None if time is None else len(time),))
-    if time is None or failed is None or not len(time):
-        return None
-    return time.astype(float), failed.astype(bool)
+Members = Sequence[tuple[Run, StabilityResult]]
 
 
-def compare(a: Run, b: Run) -> float | None:
-    """The p value of the log-rank test, None when a record or an equal protocol is missing."""
-    first, second = survival(a), survival(b)
-    if first is None or second is None or protocol_differences(a, b):
-        return None
-    return log_rank(*first, *second)
-
-
-def protocol_differences(a: Run, b: Run) -> list[str]:
-    """The settings of the protocol in which two stability assays differ."""
-    first, second = a.assays["stability"].settings, b.assays["stability"].settings
-    names = [n for n in {**first, **second} if n not in _INCIDENTAL and not n.startswith(_INCIDENTAL_PREFIXES)]
-    differing = [name for name in names if first.get(name) != second.get(name)]
-    one, two = (run.array("stability", "atomic_numbers", (None,)) for run in (a, b))
-    if one is not None and two is not None and not np.array_equal(one, two):
-        differing.append("atoms")
-    return differing
-
-
-def chapter(runs: Sequence[Run]) -> Chapter:
+def chapter(study: Study) -> Chapter:
     """Everything that the stability assay says."""
-    tested = [run for run in runs if "stability" in run.assays and survival(run) is not None]
-    missing = missing_assay(runs, "stability", "stability assay")
+    tested = with_result(study.runs, StabilityResult)
+    missing = missing_assay(study.runs, "stability")
     if not tested:
         return Chapter("stability", "Stability in molecular dynamics", "", missing=missing)
     lead = (
         "Independent trajectories from one start with different velocities. A trajectory has failed when a criterion "
         "of the protocol is violated for the first time; one that reaches the end is censored there."
     )
-    figures = [_curves(tested), _times(tested), *_thermostat(tested)]
-    tables = [_summary(tested), *_log_rank(tested), *_drift(tested), *_failures(tested)]
-    return Chapter("stability", "Stability in molecular dynamics", lead, figures, tables, missing)
+
+    def figures(page: Members) -> list[Figure]:
+        return [_curves(page), _times(page), *_thermostat(page)]
+
+    tables = [_summary(tested), *_differences(study.comparisons), *_drift(tested), *_failures(tested)]
+    return Chapter("stability", "Stability in molecular dynamics", lead, paged(tested, figures), tables, missing)
 
 
-def _duration(run: Run) -> float:
-    duration = run.number("stability", "duration")
-    times = survival(run)
-    return duration or (float(times[0].max()) if times else 0.0)
-
-
-def _curves(runs: Sequence[Run]) -> Figure:
-    bands, lines = [], []
-    for run in runs:
-        time = run.array("stability", "kaplan_meier.time", (None,))
-        if time is None:
-            continue
-        k = len(time)
-        middle, low, high = (
-            run.array("stability", f"kaplan_meier.{name}", (k,)) for name in ("survival", "lower", "upper")
+def methods(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """The protocols, and how survival was estimated and compared."""
+    tested = with_result(runs, StabilityResult)
+    if not tested:
+        return []
+    protocols: dict[str, list[str]] = {}
+    for run, result in tested:
+        protocols.setdefault(_described(result.protocol, len(result.failed)), []).append(run.label)
+    sentences = []
+    for words, members in protocols.items():
+        subject = "" if len(members) == len(tested) else f" ({', '.join(members)})"
+        sentences.append((f"Stability{subject}: {words}.", ["vita"]))
+    sentences.append(
+        (
+            "Survival is the Kaplan-Meier estimate; differences under one protocol from one start are judged by the "
+            "log-rank test with permuted labels, and need the restricted mean lifetime to agree.",
+            ["kaplan", "mantel"],
         )
-        if middle is None:
-            continue
-        if low is not None and high is not None:
-            name = f"{run.label}, 95 %"
-            bands.append(Series("band", time / 1000, 100 * low, run.index, name, 100 * high, opacity=0.16))
-        lines.append(Series("steps", time / 1000, 100 * middle, run.index, run.label, width=2.4))
-    span = (0.0, max(_duration(run) for run in runs) / 1000)
+    )
+    return sentences
+
+
+def _described(protocol: StabilityProtocol, replicas: int) -> str:
+    return (
+        f"{replicas} trajectories of {brief(protocol.duration / 1000)} ps at {brief(protocol.temperature)} K with time "
+        f"steps of {brief(protocol.timestep)} fs, {protocol.thermostat.replace('_', ' ').capitalize()} thermostat, "
+        f"watched for {', '.join(protocol.criteria).replace('_', ' ')}"
+    )
+
+
+def _curves(tested: Members) -> Figure:
+    bands, lines = [], []
+    for run, result in tested:
+        curve = result.curve
+        time = curve.time / 1000
+        name = f"{run.label}, {100 * curve.confidence:g} %"
+        bands.append(Series("band", time, 100 * curve.lower, run.index, name, 100 * curve.upper, opacity=0.16))
+        lines.append(Series("steps", time, 100 * curve.survival, run.index, run.label, width=2.4))
+    span = (0.0, max(result.protocol.duration for _, result in tested) / 1000)
     panel = Panel("", "time (ps)", "trajectories alive (%)", bands + lines, x_range=span, y_range=(-1.0, 103.0))
     caption = (
-        "Kaplan-Meier estimate of the share of trajectories that have not failed, with its pointwise 95 % band. "
+        "Kaplan-Meier estimate of the share of trajectories that have not failed, with its pointwise band. "
         "Bands that overlap widely mean that the number of trajectories cannot tell the potentials apart."
     )
-    source = sources_of(runs, "stability")
-    return Figure("figure-survival", "Survival", caption, [panel], source, [("band", "95 % band")])
+    source = sources_of([run for run, _ in tested], StabilityResult)
+    return Figure("figure-survival", "Survival", caption, [panel], source, [("band", "pointwise band")])
 
 
-def _times(runs: Sequence[Run]) -> Figure:
+def _times(tested: Members) -> Figure:
     series, ticks = [], {}
-    for row, run in enumerate(reversed(runs)):
-        times = survival(run)
-        assert times is not None
-        time, failed = times[0] / 1000, times[1]
+    for row, (run, result) in enumerate(reversed(tested)):
+        time, failed = result.time_to_failure / 1000, result.failed
         ticks[float(row)] = run.label
         offset = row + np.random.default_rng(run.index).uniform(-0.24, 0.24, len(time))
         low, middle, high = np.quantile(time, [0.25, 0.5, 0.75])
@@ -116,142 +102,153 @@ def _times(runs: Sequence[Run]) -> Figure:
         )
         for chosen, hollow, what in ((failed, False, "failed"), (~failed, True, "still alive")):
             if chosen.any():
-                series.append(
-                    Series(
-                        "points", time[chosen], offset[chosen], run.index, f"{run.label}, {what}", size=7, open=hollow
-                    )
-                )
-    span = (0.0, 1.03 * max(_duration(run) for run in runs) / 1000)
-    panel = Panel("", "time to failure (ps)", "", series, x_range=span, y_range=(-0.6, len(runs) - 0.4), ticks=ticks)
+                name = f"{run.label}, {what}"
+                series.append(Series("points", time[chosen], offset[chosen], run.index, name, size=7, open=hollow))
+    span = (0.0, 1.03 * max(result.protocol.duration for _, result in tested) / 1000)
+    panel = Panel("", "time to failure (ps)", "", series, x_range=span, y_range=(-0.6, len(tested) - 0.4), ticks=ticks)
     caption = (
         "Time to failure of every trajectory; hollow marks reached the end alive. The upright bar is the median, the "
         "broad line spans the quartiles, both with survivors counted at the end."
     )
     key = [("open", "alive at the end")]
-    source = sources_of(runs, "stability")
+    source = sources_of([run for run, _ in tested], StabilityResult)
     return Figure("figure-time-to-failure", "Time to failure", caption, [panel], source, key)
 
 
-def _thermostat(runs: Sequence[Run]) -> list[Figure]:
+def _thermostat(tested: Members) -> list[Figure]:
     series = []
-    for run in runs:
-        time = run.array("stability", "time", (None,))
-        kelvin = run.array("stability", "temperature", (None if time is None else len(time), None))
-        if time is None or kelvin is None or kelvin.shape[1] == 0:
-            continue
+    for run, result in tested:
+        kelvin = result.temperature
         alive = np.isfinite(kelvin).any(1)
         if alive.any():
             step = max(1, int(alive.sum()) // 300)
             middle = np.nanmedian(kelvin[alive], axis=1)[::step]
-            series.append(Series("line", time[alive][::step] / 1000, middle, run.index, run.label, width=1.6))
+            series.append(Series("line", result.time[alive][::step] / 1000, middle, run.index, run.label, width=1.6))
     if not series:
         return []
     panel = Panel("", "time (ps)", "temperature (K)", series)
     caption = "Median temperature of the trajectories still alive: whether the thermostat held what was asked of it."
-    return [Figure("figure-thermostat", "Temperature held", caption, [panel], sources_of(runs, "stability"))]
+    source = sources_of([run for run, _ in tested], StabilityResult)
+    return [Figure("figure-thermostat", "Temperature held", caption, [panel], source)]
 
 
-def _summary(runs: Sequence[Run]) -> Table:
+def _field(path: str, label: str, **how: Any) -> Column:
+    return of_field(StabilityResult, path, label, **how)
+
+
+def _summary(tested: Members) -> Table:
     columns = [
         Column("potential", text=True),
-        Column("temperature", "K", "K", record="settings: temperature", trim=True),
-        Column("duration", "fs", "ps", 1e-3, "duration", trim=True),
-        Column("trajectories", record="n_replicas"),
+        _field("protocol.temperature", "temperature", trim=True),
+        _field("protocol.duration", "duration", trim=True),
+        Column("trajectories", record="failed"),
         Column("failed", record="failed"),
-        Column("survived", "", "%", 100.0, "survival_fraction"),
-        Column("from, 95 %", "", "%", 100.0, "Wilson interval of survival_fraction"),
-        Column("to, 95 %", "", "%", 100.0, "Wilson interval of survival_fraction"),
-        *(
-            Column(f"time to failure, {name}", "fs", "ps", 1e-3, f"time_to_failure.{name}")
-            for name in ("mean", "std", "median", "q25", "q75")
-        ),
-        Column("median of the survival curve", "fs", "ps", 1e-3, "median_survival"),
-        Column("replica-steps per second", "1/s", "1/s", record="replica_steps_per_second"),
+        Column("survived", "", "%", 100.0, "failed"),
+        Column("from, 95 %", "", "%", 100.0, "Wilson interval of the share"),
+        Column("to, 95 %", "", "%", 100.0, "Wilson interval of the share"),
+        *(_field(f"times.{name}", f"time to failure, {name}") for name in ("mean", "std", "median", "q25", "q75")),
+        _field("curve.median", "median of the survival curve"),
+        _field("curve.mean", "restricted mean lifetime"),
+        _field("replica_steps_per_second", "replica-steps per second", shown="1/s"),
     ]
     rows = []
-    for run in runs:
-        times = survival(run)
-        assert times is not None
-        n, dead = len(times[0]), int(times[1].sum())
-        low, high = wilson(n - dead, n)
-        number = [run.number("stability", column.record) for column in columns]
-        temperature = run.assays["stability"].settings.get("temperature")
-        temperature = float(temperature) if isinstance(temperature, int | float) else None
-        rows.append([run.label, temperature, number[2], n, dead, 1 - dead / n, low, high, *number[8:]])
+    for run, result in tested:
+        n, dead = len(result.failed), int(result.failed.sum())
+        share, times = share_alive(n - dead, n), result.times
+        rows.append(
+            [
+                run.label,
+                result.protocol.temperature,
+                result.protocol.duration,
+                n,
+                dead,
+                *share,
+                *(times.mean, times.std, times.median, times.q25, times.q75),
+                result.curve.median,
+                result.curve.mean,
+                result.replica_steps_per_second,
+            ]
+        )
     caption = "Times count a survivor as failing at the end, so that mean and quartiles are lower bounds."
-    return Table(
-        "table-stability", "Survival", caption, columns, rows, sources_of(runs, "stability"), [r.index for r in runs]
-    )
+    runs = [run for run, _ in tested]
+    source = sources_of(runs, StabilityResult)
+    return Table("table-stability", "Survival", caption, columns, rows, source, [r.index for r in runs])
 
 
-def _drift(runs: Sequence[Run]) -> list[Table]:
+def _drift(tested: Members) -> list[Table]:
     columns = [
         Column("potential", text=True),
-        Column("drift", "meV/atom/ps", "meV/atom/ps", record="drift.rate"),
-        Column("drift at half the time step", "meV/atom/ps", "meV/atom/ps", record="drift.rate_half_step"),
-        Column("fluctuation", "meV/atom", "meV/atom", record="drift.fluctuation"),
-        Column("fluctuation at half the time step", "meV/atom", "meV/atom", record="drift.fluctuation_half_step"),
-        Column("ratio of fluctuations", record="drift.fluctuation_ratio"),
+        _field("drift.rate", "drift"),
+        _field("drift.rate_half_step", "drift at half the time step"),
+        _field("drift.fluctuation", "fluctuation"),
+        _field("drift.fluctuation_half_step", "fluctuation at half the time step"),
+        _field("drift.fluctuation_ratio", "ratio of fluctuations"),
     ]
-    rows = [[run.label, *(run.number("stability", column.record) for column in columns[1:])] for run in runs]
-    known = [(row, run.index) for row, run in zip(rows, runs, strict=True) if any(v is not None for v in row[1:])]
+    known = [(run, result.drift) for run, result in tested if result.drift is not None]
     if not known:
         return []
     caption = (
         "Total energy at constant energy, without a thermostat. The fluctuation of a smooth potential falls fourfold "
-        "when the time step is halved; one that falls less has forces that jump."
+        "when the time step is halved; one that falls less has forces that jump. A dash: it did not stay finite."
     )
-    body, marks = [row for row, _ in known], [mark for _, mark in known]
-    source = sources_of(runs, "stability")
-    return [Table("table-drift", "Conservation of energy", caption, columns, body, source, marks)]
+    rows = [[run.label, *_drift_numbers(drift)] for run, drift in known]
+    marks = [run.index for run, _ in known]
+    source = sources_of([run for run, _ in known], StabilityResult)
+    return [Table("table-drift", "Conservation of energy", caption, columns, rows, source, marks)]
 
 
-def _log_rank(runs: Sequence[Run]) -> list[Table]:
+def _drift_numbers(drift: Drift) -> list[float | None]:
+    return [
+        drift.rate,
+        drift.rate_half_step,
+        drift.fluctuation,
+        drift.fluctuation_half_step,
+        drift.fluctuation_ratio,
+    ]
+
+
+def _differences(comparisons: Comparisons) -> list[Table]:
     rows: list[list[Any]] = []
-    for a, b in combinations(runs, 2):
-        p = compare(a, b)
-        if p is None:
-            rows.append([a.label, b.label, None, f"not compared: {', '.join(protocol_differences(a, b))} differ"])
-        else:
-            rows.append([a.label, b.label, p, "survival differs" if p < 0.05 else "within noise"])
+    for c in comparisons.survival:
+        reading = f"{c.longer.label} survives longer" if c.longer else "within noise"
+        if c.found.cross:
+            reading += "; the curves cross"
+        ends = [None if np.isnan(v) else float(v) for v in c.found.mean_difference]
+        rows.append([c.first.label, c.second.label, c.found.p, p_value(c.p), *ends, reading])
     columns = [
         Column("first", text=True),
         Column("second", text=True),
         Column("p value", record="log-rank test on time_to_failure, failed"),
+        Column("corrected p", text=True, record="Holm"),
+        Column("difference of restricted mean lifetimes", "fs", "ps", 1e-3, "time_to_failure, failed"),
+        Column("from", "fs", "ps", 1e-3, "Welch's interval"),
+        Column("to", "fs", "ps", 1e-3, "Welch's interval"),
         Column("reading", text=True),
     ]
-    caption = "Log-rank test of equal survival: a small p value means that chance alone hardly explains the difference."
-    source = sources_of(runs, "stability")
+    caption = (
+        "Log-rank test of equal survival under one protocol from one start, and mean lifetimes within the time that "
+        "both were watched. The reading is corrected for all "
+        f"{grouped(comparisons.family)} comparisons of this report, of forces, energies and survival."
+    )
+    source = sources_of(list({c.first.index: c.first for c in comparisons.survival}.values()), StabilityResult)
     return [Table("table-log-rank", "Are the differences real?", caption, columns, rows, source)] if rows else []
 
 
-def failures(run: Run) -> list[dict[str, Any]]:
-    """The recorded failures, checked.
-
-    Raises InputError when the record is no list of objects.
-    """
-    quantity = run.assays["stability"].values.get("failures")
-    value = quantity.value if quantity else []
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise InputError(f"{run.folder / 'assays' / 'stability.json'}: failures is no list of failures; run it again")
-    return value
-
-
-def _failures(runs: Sequence[Run]) -> list[Table]:
+def _failures(tested: Members) -> list[Table]:
     rows, marks = [], []
-    for run in runs:
-        numbers = run.array("stability", "atomic_numbers", (None,))
-        for item in sorted(failures(run), key=lambda f: _plain_number(f.get("time")) or 0.0):
+    for run, result in tested:
+        for item in sorted(result.failures, key=lambda f: f.time):
             rows.append(
                 [
                     run.label,
-                    None if _plain_number(item.get("replica")) is None else int(item["replica"]),
-                    _plain_number(item.get("time")),
-                    str(item.get("criterion", "")).replace("_", " "),
-                    " – ".join(_atom(a, numbers) for a in _list(item.get("atoms"))),
-                    _plain_number(item.get("value")),
-                    _plain_number(item.get("limit")),
-                    str(item.get("unit", "")),
+                    item.replica,
+                    item.time,
+                    item.criterion.replace("_", " "),
+                    " – ".join(f"{symbol(int(result.start.atomic_numbers[a]))}{a}" for a in item.atoms),
+                    item.value,
+                    item.limit,
+                    item.unit,
+                    item.message,
                 ]
             )
             marks.append(run.index)
@@ -264,22 +261,13 @@ def _failures(runs: Sequence[Run]) -> list[Table]:
         Column("value", record="failures: value"),
         Column("limit", record="failures: limit"),
         Column("unit", record="failures: unit", text=True),
+        Column("message", record="failures: message", text=True),
     ]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     caption = "Every failure, earliest first; atoms by symbol and index from 0."
-    source = sources_of(runs, "stability")
+    source = sources_of([run for run, _ in tested], StabilityResult)
     return [Table("table-failures", "Failures", caption, columns, rows, source, marks, True)] if rows else []
 
 
-def _plain_number(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _atom(index: Any, numbers: NDArray[np.int64] | None) -> str:
-    if numbers is None or not isinstance(index, int) or not 0 <= index < len(numbers):
-        return str(index)
-    return f"{symbol(int(numbers[index]))}{index}"
+SECTION = Section(StabilityResult, chapter, methods)

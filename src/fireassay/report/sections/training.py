@@ -9,30 +9,52 @@ import numpy as np
 
 from fireassay.report.figures import Figure, Panel, Rule, Series, padded, sources_of
 from fireassay.report.runs import Run
-from fireassay.report.sections.chapter import Chapter
-from fireassay.report.tables import Column, Table, meV
+from fireassay.report.sections.chapter import Chapter, paged
+from fireassay.report.study import Study
+from fireassay.report.tables import Column, Table
 
 
-def chapter(runs: Sequence[Run]) -> Chapter:
+def chapter(study: Study) -> Chapter:
     """Curves and the last epoch's numbers of every run with metrics."""
+    runs = study.runs
     trained = [run for run in runs if len(run.metrics.get("epoch", ())) > 0]
-    missing = [
-        (f"{run.label} is a calculator: nothing was trained.", "")
-        if run.calculator
-        else (
-            f"{run.label} has no training metrics.",
-            f"fireassay train CONFIG --output {shlex.quote(str(run.folder))}",
-        )
-        for run in runs
-        if run not in trained
-    ]
+    missing = [_missing(run) for run in runs if run not in trained]
     lead = (
         "Errors are root mean squares over one epoch. The training error is measured with the weights as they change, "
         "the validation error with those that would be kept."
     )
     if not trained:
         return Chapter("training", "Training", "", missing=missing)
-    return Chapter("training", "Training", lead, [_curves(trained)], [_table(trained)], missing)
+    figures = paged(trained, lambda page: [_curves(page)])
+    return Chapter("training", "Training", lead, figures, [_table(trained)], missing)
+
+
+def _missing(run: Run) -> tuple[str, str]:
+    stale = run.left_out.get("metrics")
+    if stale is not None:
+        return f"The training curves of {run.label} {stale.reason} and are left out.", stale.command
+    if run.record.source != "training":
+        kind = "a calculator" if run.calculator else f"the potential of {run.record.origin}"
+        return f"{run.label} is {kind}: nothing was trained here.", ""
+    return (
+        f"{run.label} has no training metrics.",
+        f"fireassay train CONFIG --output {shlex.quote(str(run.folder))}",
+    )
+
+
+def methods(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """What was trained, and where the energies of isolated atoms come from."""
+    trained = [run for run in runs if len(run.metrics.get("epoch", ()))]
+    if not trained:
+        return []
+    keys = [key for key in ("nequip", "mace") if any(key == run.record.architecture for run in trained)]
+    spans = ", ".join(f"{run.label} for {int(run.metrics['epoch'][-1])} epochs" for run in trained)
+    sentences = [(f"Trained were {spans}, in one training loop and from one data path.", keys)]
+    for run in trained:
+        baseline = run.record.baseline
+        if baseline is not None and baseline.e0.sentence:
+            sentences.append((f"Energies of isolated atoms of {run.label}: {baseline.e0.sentence}.", []))
+    return sentences
 
 
 def _curves(runs: Sequence[Run]) -> Figure:
@@ -85,9 +107,8 @@ def _panel(runs: Sequence[Run], title: str, name: str, label: str) -> Panel:
 
 
 def _ending(run: Run) -> str:
-    result = run.record.get("result")
-    reason = result.get("finished") if isinstance(result, dict) else None
-    return str(reason or run.record.get("status") or "not recorded").replace("_", " ")
+    training = run.record.training
+    return (training.finished if training is not None else run.record.status).replace("_", " ")
 
 
 def _table(runs: Sequence[Run]) -> Table:
@@ -101,13 +122,13 @@ def _table(runs: Sequence[Run]) -> Table:
         Column("potential", text=True),
         Column("epochs", record="epoch"),
         Column("time", "s", "min", 1 / 60, "seconds"),
-        meV("forces RMSE, validation", names[0], "/Å"),
-        meV("forces RMSE, training", names[1], "/Å"),
-        meV("energy RMSE, validation", names[2], "/atom"),
-        meV("energy RMSE, training", names[3], "/atom"),
-        meV("lowest forces RMSE, validation", names[0], "/Å"),
+        Column("forces RMSE, validation", "eV/Å", "meV/Å", 1000.0, names[0]),
+        Column("forces RMSE, training", "eV/Å", "meV/Å", 1000.0, names[1]),
+        Column("energy RMSE, validation", "eV/atom", "meV/atom", 1000.0, names[2]),
+        Column("energy RMSE, training", "eV/atom", "meV/atom", 1000.0, names[3]),
+        Column("lowest forces RMSE, validation", "eV/Å", "meV/Å", 1000.0, names[0]),
         Column("at epoch", record="epoch"),
-        Column("ended by", record="run.json: result.finished, status", text=True),
+        Column("ended by", record="run.json: training.finished, status", text=True),
     ]
     rows = []
     for run in runs:

@@ -3,95 +3,145 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+from fireassay.records.landscape import Entropy, LandscapeResult
+from fireassay.records.typed import encode
+from fireassay.records.uncertainty import Calibration, UncertaintyResult
+from fireassay.report.criteria import Criteria
 from fireassay.report.figures import sources_of
-from fireassay.report.runs import Run, split_names
+from fireassay.report.runs import Run, split_names, with_result
 from fireassay.report.style import digits, percent
-from fireassay.report.verdict.finding import Criteria, Finding, joined
+from fireassay.report.verdict.finding import Finding, joined, names
+
+Honesty = Literal["honest", "overconfident", "underconfident", "undecided"]
+
+
+def calibration_of(run: Run, split: str) -> Calibration | None:
+    """The numbers of the estimator that the potential uses."""
+    result = run.result(UncertaintyResult)
+    data = result.splits.get(split) if result is not None else None
+    return None if result is None or data is None else data.estimators.get(result.estimator)
+
+
+def honesty_of(found: Calibration, criteria: Criteria) -> Honesty:
+    """By the interval of the interpolated area: on which side of the threshold it lies; by the area without one."""
+    area = found.area
+    low = area.value if area.low is None else area.low
+    high = area.value if area.high is None else area.high
+    if high <= criteria.calibrated:
+        return "honest"
+    if low > criteria.calibrated:
+        return "overconfident" if found.over >= found.under else "underconfident"
+    return "undecided"
 
 
 def confidence(runs: Sequence[Run], criteria: Criteria) -> list[Finding]:
     """Per run what its error bars are worth, split by split."""
     findings = []
     for run in runs:
-        splits = split_names([run], "uncertainty", training=False)
-        rows = []
-        for split in splits:
-            over, under, area = (run.number("uncertainty", f"{split}.{n}") for n in ("area_over", "area_under", "area"))
-            if area is not None:
-                rows.append((split, over or 0.0, under or 0.0, area))
+        splits = split_names([run], UncertaintyResult, training=False)
+        rows = [(split, c) for split in splits if (c := calibration_of(run, split)) is not None]
         if not rows:
             continue
-        honest = [s for s, _, _, a in rows if a <= criteria.calibrated]
-        over = [(s, o) for s, o, u, a in rows if a > criteria.calibrated and o >= u]
-        under = [(s, u) for s, o, u, a in rows if a > criteria.calibrated and u > o]
-        parts = [f"The error bars of {run.label} are"]
-        words = [f"honest at {joined(honest)}"] if honest else []
-        words += [f"too small at {joined([f'{s} (A+ {digits(a, 2)})' for s, a in over])}"] if over else []
-        words += [f"too large at {joined([f'{s} (A− {digits(a, 2)})' for s, a in under])}"] if under else []
-        parts[0] += f" {joined(words)}."
+        by: dict[Honesty, list[str]] = {}
+        for split, c in rows:
+            by.setdefault(honesty_of(c, criteria), []).append(_with_area(split, c, honesty_of(c, criteria)))
+        claims: dict[Honesty, str] = {
+            "honest": "honest at",
+            "overconfident": "too small at",
+            "underconfident": "too large at",
+            "undecided": "not told from honest ones at",
+        }
+        words = [f"{claim} {joined(by[name])}" for name, claim in claims.items() if name in by]
+        parts = [f"The error bars of {run.label} are {joined(words)}."]
         parts += _wall(run, splits)
-        rho = [(s, r) for s in splits if (r := run.number("uncertainty", f"{s}.spearman")) is not None]
-        weak = [s for s, r in rho if r < criteria.informative]
-        if rho and not weak:
-            low = min(r for _, r in rho)
-            parts.append(f"They rank the atoms by error on every split (Spearman at least {digits(low, 2)}).")
-        elif weak:
+        rho = [(split, c.spearman) for split, c in rows]
+        weak = [s for s, r in rho if (r.value if r.high is None else r.high) < criteria.informative]
+        if weak:
             parts.append(
                 f"They say little about which atoms err at {joined(weak)} (Spearman below {criteria.informative:g})."
             )
+        elif all((r.value if r.low is None else r.low) >= criteria.informative for _, r in rho):
+            low = min(r.value for _, r in rho)
+            parts.append(f"They rank the atoms by error on every split (Spearman at least {digits(low, 2)}).")
         evidence = [("figure-calibration", "calibration"), ("table-uncertainty", "numbers")]
-        findings.append(Finding(" ".join(parts), evidence, sources_of([run], "uncertainty"), run.index))
+        findings.append(Finding(" ".join(parts), evidence, sources_of([run], UncertaintyResult), run.index))
     return findings
 
 
+def _with_area(split: str, found: Calibration, honesty: Honesty) -> str:
+    if honesty == "overconfident":
+        return f"{split} (A+ {digits(found.over, 2)})"
+    if honesty == "underconfident":
+        return f"{split} (A− {digits(found.under, 2)})"
+    return split
+
+
 def _wall(run: Run, splits: Sequence[str]) -> list[str]:
+    result = run.result(UncertaintyResult)
+    assert result is not None
     ratios = []
     for split in splits:
-        guess = run.number("uncertainty", f"{split}.mean_uncertainty")
-        error = run.number("uncertainty", f"{split}.mean_error")
-        if guess is not None and error:
-            ratios.append((guess / error, split))
+        data, found = result.splits[split], calibration_of(run, split)
+        if found is not None and data.mean_error:
+            ratios.append((found.mean_uncertainty / data.mean_error, split))
     if not ratios:
         return []
     ratio, split = min(ratios)
-    outside = run.number("uncertainty", f"{split}.ood_fraction")
-    far = f", where {percent(outside)} of the atoms lie outside the training domain" if outside is not None else ""
-    if ratio < 0.8:
-        return [f"At {split} the mean predicted error is {percent(ratio)} of the true one{far}."]
-    return []
+    domain = result.splits[split].domain
+    far = (
+        f", where {percent(domain.outside_fraction)} of the {domain.atoms} atoms lie outside the training domain"
+        if domain.atoms
+        else ""
+    )
+    return [f"At {split} the mean predicted error is {percent(ratio)} of the true one{far}."] if ratio < 0.8 else []
 
 
-def family(run: Run) -> str | None:
-    """What makes entropies comparable: the model's configuration but for its depth; None when unknown.
-
-    More layers leave the filters of a layer as they are; degree, parity and channels do not.
-    """
-    model = run.config.get("model")
-    if not isinstance(model, dict):
-        return None
-    shape = {k: v for k, v in model.items() if k not in ("n_layers", "seed", "dtype", "device")}
-    return repr(sorted(shape.items(), key=lambda item: str(item[0])))
+def _total(result: LandscapeResult) -> Entropy | None:
+    lines = result.lines.get("filter")
+    return lines.entropy.total if lines is not None else None
 
 
 def entropy(runs: Sequence[Run]) -> list[Finding]:
-    """The loss entropies, ranked only within one architecture."""
-    named = [(run.number("landscape", "filter.entropy.total"), run) for run in runs if "landscape" in run.assays]
-    scored = [(s, run) for s, run in named if s is not None]
-    if len(scored) < 2:
+    """The loss entropies, ranked only within one architecture and one setting, beyond their intervals."""
+    tested = [(run, r, s) for run, r in with_result(runs, LandscapeResult) if (s := _total(r)) is not None]
+    if len(tested) < 2:
         return []
-    families = {family(run) for _, run in scored}
-    values = ", ".join(f"{run.label} {digits(s)}" for s, run in scored)
+    alike: dict[str, list[tuple[Run, Entropy]]] = {}
+    for run, result, found in tested:
+        key = f"{result.architecture} {encode(result.setting)[0]}"
+        alike.setdefault(key, []).append((run, found))
     evidence = [("table-entropy", "entropies")]
-    source = sources_of([run for _, run in scored], "landscape")
-    if len(families) > 1 or None in families:
-        text = (
-            f"Loss entropies ({values}) are shown but not used to rank: after filter normalisation they compare "
-            "potentials of one architecture only."
+    findings = []
+    for members in alike.values():
+        if len(members) < 2:
+            continue
+        values = ", ".join(f"{run.label} {_worded(s)}" for run, s in members)
+        best_run, best = max(members, key=lambda member: member[1].value)
+        beaten = [
+            run
+            for run, s in members
+            if run is not best_run and best.low is not None and s.high is not None and best.low > s.high
+        ]
+        reading = (
+            f"{best_run.label} has a flatter valley than {names(beaten)}, in one training."
+            if beaten
+            else "None is told from the others beyond the spread over directions."
         )
-    else:
-        best = max(scored, key=lambda pair: pair[0])[1]
+        source = sources_of([run for run, _ in members], LandscapeResult)
+        findings.append(Finding(f"Loss entropies at equal settings: {values}. {reading}", evidence, source))
+    alone = [members[0] for members in alike.values() if len(members) == 1]
+    if alone:
+        values = ", ".join(f"{run.label} {_worded(s)}" for run, s in alone)
         text = (
-            f"Loss entropies within one architecture: {values}. {best.label} has the flattest valley, in one training."
+            f"Loss entropies ({values}) are shown but not used to rank: they compare potentials of one architecture "
+            "at one setting, on the same frames and directions, only."
         )
-    return [Finding(text, evidence, source)]
+        findings.append(Finding(text, evidence, sources_of([run for run, _ in alone], LandscapeResult)))
+    return findings
+
+
+def _worded(found: Entropy) -> str:
+    interval = "" if found.low is None or found.high is None else f" ({digits(found.low)} to {digits(found.high)})"
+    return f"{digits(found.value)}{interval}"

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fireassay.records.accuracy import AccuracyResult
+from fireassay.records.stability import StabilityResult
+from fireassay.records.uncertainty import UncertaintyResult
+from fireassay.report.criteria import Criteria
 from fireassay.report.runs import Run, split_names
 from fireassay.report.style import brief, digits
 from fireassay.report.verdict.advice import md_temperature, survival_of
-from fireassay.report.verdict.finding import Criteria
+from fireassay.report.verdict.confidence import calibration_of, honesty_of
 
 Grade = Literal["good", "fair", "poor", "none"]
 
@@ -26,9 +30,9 @@ class Cell:
 
 def overview(runs: Sequence[Run], criteria: Criteria) -> tuple[list[str], list[list[Cell]]]:
     """The columns' headings, and a row of cells for each run."""
-    splits = split_names(runs, "accuracy", training=False)
-    md = any("stability" in run.assays for run in runs)
-    bars = split_names(runs, "uncertainty", training=False)
+    splits = split_names(runs, AccuracyResult, training=False)
+    md = any(run.result(StabilityResult) is not None for run in runs)
+    bars = split_names(runs, UncertaintyResult, training=False)
     hottest = bars[-1:] if bars else []
     columns = [f"forces at {s}" for s in splits] + (["MD"] if md else []) + [f"error bars at {s}" for s in hottest]
     rows = []
@@ -44,34 +48,40 @@ _MISSING = Cell("–", "not measured", "none")
 
 
 def _accuracy_cell(run: Run, split: str, criteria: Criteria) -> Cell:
-    error = run.number("accuracy", f"{split}.forces.rmse")
-    share = run.number("accuracy", f"{split}.forces.rmse_percent")
-    if error is None:
+    result = run.result(AccuracyResult)
+    data = result.splits.get(split) if result is not None else None
+    if data is None:
         return _MISSING
+    if data.not_finite:
+        note = f"{data.not_finite} of {data.frames} frames not finite"
+        return Cell("diverges", note, "poor", "table-accuracy")
+    if data.forces is None or data.forces.rmse is None:
+        return _MISSING
+    share = data.forces.rmse_percent
     grade: Grade = "none"
     if share is not None:
         grade = "good" if share <= criteria.accurate else "fair" if share <= criteria.usable else "poor"
     word = {"good": "accurate", "fair": "usable", "poor": "too large", "none": ""}[grade]
     note = f"{digits(share, 2)} % · {word}" if share is not None else ""
-    return Cell(f"{digits(1000 * error)} meV/Å", note, grade, "table-accuracy")
+    return Cell(f"{digits(1000 * data.forces.rmse)} meV/Å", note, grade, "table-accuracy")
 
 
 def _stability_cell(run: Run, criteria: Criteria) -> Cell:
-    survival = survival_of(run)
-    if survival is None:
+    survival, kelvin = survival_of(run), md_temperature(run)
+    if survival is None or kelvin is None:
         return _MISSING
-    kelvin, share = md_temperature(run), survival.share
-    grade: Grade = "good" if share == 1 else "fair" if share >= criteria.survival else "poor"
-    word = {"good": "no failure seen", "fair": "rare failures", "poor": "breaks"}[grade]
-    where = f" at {brief(kelvin)} K" if kelvin is not None else ""
-    return Cell(f"{survival} alive", f"{word}{where}", grade, "figure-survival")
+    outcome = survival.outcome(criteria)
+    grade: Grade = {"stable": "good", "undecided": "fair", "breaks": "poor"}[outcome]  # type: ignore[assignment]
+    word = {"stable": "stable", "undecided": "too few to tell", "breaks": "breaks"}[outcome]
+    if outcome == "undecided" and survival.alive == survival.trajectories:
+        word = "no failure seen"
+    return Cell(f"{survival} alive", f"{word} at {brief(kelvin)} K", grade, "figure-survival")
 
 
 def _bars_cell(run: Run, split: str, criteria: Criteria) -> Cell:
-    area = run.number("uncertainty", f"{split}.area")
-    if area is None:
+    found = calibration_of(run, split)
+    if found is None:
         return _MISSING
-    over, under = (run.number("uncertainty", f"{split}.area_{side}") or 0.0 for side in ("over", "under"))
-    grade: Grade = "good" if area <= criteria.calibrated else "fair" if area <= criteria.misleading else "poor"
-    word = "honest" if grade == "good" else "overconfident" if over >= under else "underconfident"
-    return Cell(f"|A| {digits(area, 2)}", word, grade, "figure-calibration")
+    honesty = honesty_of(found, criteria)
+    grade: Grade = "good" if honesty == "honest" else "poor" if found.area.value > criteria.misleading else "fair"
+    return Cell(f"|A| {digits(found.area.value, 2)}", honesty, grade, "figure-calibration")

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from fireassay.records.accuracy import AccuracyResult, Errors, SplitAccuracy
+from fireassay.records.stability import StabilityResult
+from fireassay.report.comparisons import ErrorComparison, Quantity, protocol_differences
 from fireassay.report.figures import sources_of
-from fireassay.report.runs import Run, split_names
-from fireassay.report.sections import accuracy, stability
-from fireassay.report.style import brief, digits, p_value
+from fireassay.report.runs import Run, split_names, with_result
+from fireassay.report.study import Study
+from fireassay.report.style import digits, p_value
 from fireassay.report.verdict.advice import limit, survival_of
-from fireassay.report.verdict.finding import Criteria, Finding, joined, names
+from fireassay.report.verdict.finding import Finding, joined, names
 
 
 @dataclass(frozen=True)
 class Ranking:
     """One question put to all potentials: the best, those it beats beyond noise, those not told apart from it.
 
-    `margins` holds, per rival, the interval of its RMSE minus that of the best in meV, or the p value, as words.
+    `margins` holds, per rival, what its comparison with the best gave, in words.
     """
 
     question: str
@@ -34,10 +39,11 @@ class Ranking:
         return (self.best.index, *(index for group in groups for index in (-1, *(run.index for run in group))))
 
 
-def headline(runs: Sequence[Run], forces: Sequence[Ranking], survival: Sequence[Ranking], criteria: Criteria) -> str:
+def headline(study: Study, forces: Sequence[Ranking], survival: Sequence[Ranking]) -> str:
     """The verdict in one sentence."""
+    runs = study.runs
     if len(runs) == 1:
-        return limit(runs[0], criteria)
+        return limit(runs[0], study.criteria)
     rankings = [r for r in [*forces, *survival] if r.beaten or r.tied]
     decided = [r for r in rankings if r.beaten]
     if not rankings:
@@ -69,48 +75,80 @@ def _reasons(wins: Sequence[Ranking], forces: Sequence[Ranking]) -> str:
     return " and ".join(parts)
 
 
-def accuracy_rankings(runs: Sequence[Run], criteria: Criteria, quantity: str) -> list[Ranking]:
-    """One ranking per split by the RMSE of "forces" or "energy", training frames aside."""
+def accuracy_rankings(study: Study, quantity: Quantity) -> list[Ranking]:
+    """One ranking per split by the RMSE of "forces" or "energy", training frames aside; who diverges comes last."""
     rankings = []
-    for split in split_names(runs, "accuracy", training=False):
-        name = f"{split}.{'forces' if quantity == 'forces' else 'energy_per_atom'}.rmse"
-        scored = [(run.number("accuracy", name), run) for run in runs]
-        ranked = [run for _, run in sorted(((e, r) for e, r in scored if e is not None), key=lambda pair: pair[0])]
+    for split in split_names(study.runs, AccuracyResult, training=False):
+        scored = [(run, r.splits[split]) for run, r in with_result(study.runs, AccuracyResult) if split in r.splits]
+        ranked = [
+            run for run, data in sorted(scored, key=lambda pair: _rank(pair[1], quantity)) if _has(data, quantity)
+        ]
         if len(ranked) < 2:
             continue
-        confidence = 1 - criteria.significance / (len(ranked) - 1)
-        gap = accuracy.compare(ranked[0], ranked[1], split, confidence, quantity) if len(ranked) == 2 else None
-        if gap is not None and not gap.decided:
-            ranked.sort(key=lambda run: run.index)  # of two that are tied, neither is the best
+        if len(ranked) == 2:
+            only = study.comparisons.of_errors(ranked[0], ranked[1], split, quantity)
+            if only is not None and only.better is None:
+                ranked.sort(key=lambda run: run.index)  # of two that are tied, neither is the best
         ranking = Ranking(split, ranked[0], [], [], [], {})
         for run in ranked[1:]:
-            gap = accuracy.compare(run, ranked[0], split, confidence, quantity)
-            (ranking.unlike if gap is None else ranking.beaten if gap.low > 0 else ranking.tied).append(run)
-            if gap is not None:
-                ranking.margins[run.index] = f"{digits(1000 * gap.low, 2)} to {digits(1000 * gap.high, 2)}"
+            c = study.comparisons.of_errors(ranked[0], run, split, quantity)
+            group = ranking.unlike if c is None else ranking.beaten if c.better is ranked[0] else ranking.tied
+            group.append(run)
+            if c is not None:
+                ranking.margins[run.index] = _margin(c, run)
         rankings.append(ranking)
     return rankings
 
 
-def accuracy_findings(rankings: Sequence[Ranking], criteria: Criteria, quantity: str) -> list[Finding]:
+def _errors(data: SplitAccuracy, quantity: Quantity) -> Errors | None:
+    return data.forces if quantity == "forces" else data.energy_per_atom
+
+
+def _has(data: SplitAccuracy, quantity: Quantity) -> bool:
+    return _errors(data, quantity) is not None
+
+
+def _rank(data: SplitAccuracy, quantity: Quantity) -> tuple[int, float]:
+    errors = _errors(data, quantity)
+    rmse = errors.rmse if errors is not None else None
+    return data.not_finite, float("inf") if rmse is None else rmse
+
+
+def _margin(c: ErrorComparison, rival: Run) -> str:
+    """By how much the rival is worse, in meV, or on how many frames it alone has no finite prediction."""
+    lost = c.found.diverged if rival is c.second else c.found.diverged[::-1]
+    if lost[1] and not lost[0]:
+        return f"no finite prediction on {lost[1]} frames"
+    value, low, high = c.found.difference
+    if np.isnan(low):
+        return f"not decided on {c.found.units}"
+    value, low, high = (-value, -high, -low) if rival is c.second else (value, low, high)
+    return f"{digits(1000 * low, 2)} to {digits(1000 * high, 2)}"
+
+
+def accuracy_findings(rankings: Sequence[Ranking], study: Study, quantity: Quantity) -> list[Finding]:
     """Rankings with the same outcome in one sentence."""
     groups: dict[tuple[int, ...], list[Ranking]] = {}
     for ranking in rankings:
         groups.setdefault(ranking.outcome, []).append(ranking)
     unit, what = ("meV/Å", "force") if quantity == "forces" else ("meV/atom", "energy")
+    level = f"{100 * (1 - study.criteria.significance):g} %"
     findings = []
     for members in groups.values():
         first = members[0]
         rivals = [*first.beaten, *first.tied]
-        level = f"{brief(100 * (1 - criteria.significance / max(len(rivals + first.unlike), 1)))} %"
         where = f"At {joined([m.question for m in members])}"
         margins = {run.index: joined([m.margins[run.index] for m in members]) for run in rivals}
         parts = _gaps(first, margins, where, what, f"{unit} ({level} interval)")
+        if len(rivals) == 1:
+            counted = [study.comparisons.of_errors(m.best, rivals[0], m.question, quantity) for m in members]
+            units = [str(c.found.units) for c in counted if c is not None]
+            parts.append(f"Independent are {joined(units)}.")
         if first.unlike:
             parts.append(f"{where} {names(first.unlike)} was tested on other frames: no comparison is drawn.")
         evidence = [("table-accuracy", "errors"), ("table-differences", "differences")]
         findings.append(
-            Finding(" ".join(parts), evidence, sources_of([first.best, *rivals, *first.unlike], "accuracy"))
+            Finding(" ".join(parts), evidence, sources_of([first.best, *rivals, *first.unlike], AccuracyResult))
         )
     return findings
 
@@ -128,7 +166,7 @@ def _gaps(first: Ranking, margins: dict[int, str], where: str, what: str, unit: 
     parts = []
     for group, claim in (
         (first.beaten, f"has a lower {what} RMSE than"),
-        (first.tied, f"differs in {what} RMSE by no more than noise from"),
+        (first.tied, f"differs in {what} RMSE, all comparisons taken together, by no more than noise from"),
     ):
         if group:
             rivals = joined([f"{run.label} ({margins[run.index]})" for run in group])
@@ -136,18 +174,23 @@ def _gaps(first: Ranking, margins: dict[int, str], where: str, what: str, unit: 
     return parts
 
 
-def stability_ranking(runs: Sequence[Run], criteria: Criteria) -> list[Ranking]:
-    """At most one ranking, by survival."""
-    tested = [(survival.share, survival.mean_time, run) for run in runs if (survival := survival_of(run)) is not None]
+def stability_rankings(study: Study) -> list[Ranking]:
+    """At most one ranking, by the mean lifetime within the time that was watched."""
+    tested = with_result(study.runs, StabilityResult)
     if len(tested) < 2:
         return []
-    ranked = [run for *_, run in sorted(tested, key=lambda item: item[:2], reverse=True)]
-    ranking = Ranking("stability", ranked[0], [], [], [], {})
-    for run in ranked[1:]:
-        p = stability.compare(ranked[0], run)
-        beaten = p is not None and p < criteria.significance / (len(ranked) - 1)
-        (ranking.unlike if p is None else ranking.beaten if beaten else ranking.tied).append(run)
-        ranking.margins[run.index] = "" if p is None else p_value(p)
+    ranked = sorted(tested, key=lambda pair: float(pair[1].time_to_failure.mean()), reverse=True)
+    best, theirs = ranked[0]
+    ranking = Ranking("stability", best, [], [], [], {})
+    for run, result in ranked[1:]:
+        c = study.comparisons.of_survival(best, run)
+        group = ranking.unlike if c is None else ranking.beaten if c.longer is best else ranking.tied
+        group.append(run)
+        if c is None:
+            ranking.margins[run.index] = joined(protocol_differences(theirs, result)).replace("_", " ")
+        else:
+            crossing = ", the curves cross" if c.found.cross else ""
+            ranking.margins[run.index] = f"log-rank {p_value(c.p)} of all comparisons{crossing}"
     return [ranking]
 
 
@@ -162,10 +205,10 @@ def stability_findings(rankings: Sequence[Ranking]) -> list[Finding]:
             (ranking.tied, "differs by no more than noise from"),
         ):
             if group:
-                rivals = joined([f"{run.label} (log-rank {ranking.margins[run.index]})" for run in group])
+                rivals = joined([f"{run.label} ({ranking.margins[run.index]})" for run in group])
                 parts.append(f"{ranking.best.label} {claim} {rivals}.")
-        if ranking.unlike:
-            parts.append(f"{names(ranking.unlike)} ran another protocol: no comparison is drawn.")
+        for run in ranking.unlike:
+            parts.append(f"{run.label} ran another protocol ({ranking.margins[run.index]}): no comparison is drawn.")
         evidence = [("figure-survival", "survival"), ("table-log-rank", "test")]
-        findings.append(Finding(" ".join(parts), evidence, sources_of(everyone, "stability")))
+        findings.append(Finding(" ".join(parts), evidence, sources_of(everyone, StabilityResult)))
     return findings
