@@ -18,20 +18,27 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from fireassay.config import Config, load_config, load_potential
+from fireassay.config import Config, load_config
 from fireassay.data.graph import from_structures
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError, Interrupted
 from fireassay.models import MODELS
-from fireassay.pipeline import build, read_material, run_assays, run_training
+from fireassay.pipeline.assay import Request, run_assays
+from fireassay.pipeline.folder import current
+from fireassay.pipeline.material import read_material
+from fireassay.pipeline.train import build, run_training
+from fireassay.potential_file import load_potential
 from fireassay.progress import Console, Progress, Silent
-from fireassay.records import AssayResult, read_json, write_json, write_text
+from fireassay.records import RunRecord, load_assay, read_json, write_json, write_text
+from fireassay.records.accuracy import AccuracyResult, Errors
+from fireassay.records.stability import StabilityResult
 from fireassay.report.page import write_report
 
+R = TypeVar("R")
 HERE = Path(__file__).resolve().parent
 ACAC = HERE.parents[1] / "shared" / "data" / "acac"
 SETS = ("3bpa-xtb", "acac")
@@ -70,18 +77,19 @@ def compare(config: Config, folder: Path, progress: Progress) -> None:
     if not (folder / "potential.safetensors").exists():
         _compile(config)
     run_training(config, folder, progress)
-    missing = [name for name in config.assays if not (folder / "assays" / f"{name}.json").exists()]
+    missing = [name for name in config.assays if not current(folder, name)]
     if missing:
-        run_assays(folder, missing, [], progress)
+        run_assays(Request(folder, missing), progress)
     if not (folder / "cost.json").exists():
-        write_json(folder / "cost.json", force_call_times(folder, read_material(config).start))
+        write_json(folder / "cost.json", force_call_times(folder, read_material(config.data, config.seed).start))
 
 
 def _compile(config: Config) -> None:
     """One training step on two frames, so that no training pays for compiling kernels."""
     config = config.model_copy(update={"data": config.data.model_copy(update={"limit": 2})})
-    train, _, potential, _ = build(config, read_material(config), Silent())
-    graph = from_structures(train.structures, potential.cutoff, torch.float32)
+    built = build(config, read_material(config.data, config.seed), Silent())
+    potential = built.potential
+    graph = from_structures(built.train.structures, potential.cutoff, torch.float32)
     prediction = potential.predict(graph, differentiable=True)
     assert prediction.forces is not None
     (prediction.energy.sum() + prediction.forces.square().sum()).backward()
@@ -92,7 +100,7 @@ def force_call_times(folder: Path, molecule: Structure) -> dict[str, Any]:
     potential = load_potential(folder / "potential.safetensors").frozen()
     found: dict[str, Any] = {"threads": torch.get_num_threads(), "unit": "ms"}
     for name, copies in FORCE_CALLS.items():
-        graph = from_structures([molecule] * copies, getattr(potential, "cutoff"), torch.float32)  # noqa: B009
+        graph = from_structures([molecule] * copies, potential.cutoff, torch.float32)
         times = []
         for _ in range(25):
             began = time.perf_counter()
@@ -104,27 +112,31 @@ def force_call_times(folder: Path, molecule: Structure) -> dict[str, Any]:
 
 def row(model: str, folder: Path) -> list[str]:
     """One architecture's line of the table; dashes where something is not done."""
-    record = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    results = {
-        name: AssayResult.load(path).values
-        for name in ("accuracy", "stability")
-        if (path := folder / "assays" / f"{name}.json").exists()
-    }
+    record = RunRecord.load(folder) if (folder / "run.json").exists() else None
+    accuracy = _result(folder, "accuracy", AccuracyResult)
+    stability = _result(folder, "stability", StabilityResult)
     cost = read_json(folder / "cost.json") if (folder / "cost.json").exists() else {}
-
-    def number(assay: str, key: str, factor: float = 1.0) -> float | None:
-        quantity = results.get(assay, {}).get(key)
-        return None if quantity is None or quantity.value is None else factor * float(quantity.value)
-
-    cells = [model, str(record.get("parameters", "–")), str(record.get("result", {}).get("epochs", "–"))]
+    trained = record.training if record is not None else None
+    cells = [model, str(record.parameters if record is not None else "–"), str(trained.epochs if trained else "–")]
+    none = Errors(n=0)
     for split in SPLITS:
-        for error, percent in (("energy_per_atom", "relative_energy"), ("forces", "forces")):
-            absolute = _text(number("accuracy", f"{split}.{error}.mae", 1e3))
-            cells.append(f"{absolute} ({_text(number('accuracy', f'{split}.{percent}.mae_percent'))})")
-    stable, duration = number("stability", "time_to_failure.mean"), number("stability", "duration")
-    cells.append(f"{_text(stable, 0)} of {_text(duration, 0)}")
-    cells.append(_text(number("stability", "survival_fraction", 100.0), 0))
+        data = accuracy.splits.get(split) if accuracy is not None else None
+        for absolute, relative in (
+            ((data.energy_per_atom, data.relative_energy), (data.forces, data.forces)) if data else ((none, none),) * 2
+        ):
+            mae, percent = (absolute or none).mae, (relative or none).mae_percent
+            cells.append(f"{_text(None if mae is None else 1e3 * mae)} ({_text(percent)})")
+    if stability is None:
+        cells += ["–", "–"]
+    else:
+        cells.append(f"{_text(stability.times.mean, 0)} of {_text(stability.protocol.duration, 0)}")
+        cells.append(_text(100.0 * float((~stability.failed).mean()), 0))
     return [*cells, *(_text(cost.get(name), 1) for name in FORCE_CALLS)]
+
+
+def _result(folder: Path, assay: str, kind: type[R]) -> R | None:
+    path = folder / "assays" / f"{assay}.json"
+    return load_assay(path, kind).result if path.exists() else None
 
 
 def _text(value: float | None, digits: int | None = None) -> str:

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from fireassay.assays import accuracy, landscape
+from fireassay.assays.assay import Subject
 from fireassay.data.baseline import average_neighbours, fit_e0, statistics
 from fireassay.data.datasets import Dataset
 from fireassay.data.readers import read
@@ -37,10 +38,15 @@ result = fit(potential.float(), train, validation, recipe, folder)
 print(result.best)
 
 # %%
-errors = accuracy.run(potential, {"900K": read("cuau-emt/test_900K")[:10]}, name="small MACE")
-print(errors.values["900K.forces.rmse"], errors.values["900K.stress.rmse"])
+subject = Subject(
+    predictor=potential,
+    name="small MACE",
+    train=train.structures,
+    test={"900K": read("cuau-emt/test_900K")[:10]},
+)
+errors = accuracy.run(subject, accuracy.AccuracySettings()).splits["900K"]
+print(errors.forces, errors.stress)
 
 # %%
 settings = landscape.LandscapeSettings(n_directions=2, points=5, frames=10)
-lines = landscape.run(potential, train.structures, settings, name="small MACE")
-print(lines.values["filter.entropy.total"])
+print(landscape.run(subject, settings).lines["filter"].entropy.total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,36 +11,40 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "fireassay"
-LEVELS: dict[str, int] = {
-    **dict.fromkeys(
-        [
-            "data",
-            "nn",
-            "metrics",
-            "records",
-            "units",
-            "errors",
-            "settings",
-            "progress",
-            "allocator",
-            "presets",
-            "__init__",
-        ],
-        0,
-    ),
-    "potential": 1,
-    **dict.fromkeys(["models", "kernels"], 2),
-    **dict.fromkeys(["training", "simulation", "uncertainty", "interop"], 3),
-    **dict.fromkeys(["assays", "testing", "families"], 4),
-    **dict.fromkeys(["report", "study"], 5),
-    **dict.fromkeys(["cli", "config", "pipeline", "__main__"], 6),
-}
+PAGE = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def levels() -> dict[str, int]:
+    """The rooms and their levels, from the table of docs/architecture.md."""
+    rows = re.findall(r"^\| (\d) \| (.*?) \|", PAGE, re.MULTILINE)
+    return {name: int(level) for level, names in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+def siblings() -> set[int]:
+    """The levels whose rooms do not know each other."""
+    return {int(level) for level in re.findall(r"^\| (\d) \|.*\| siblings;", PAGE, re.MULTILINE)}
+
+
+LEVELS = levels()
+SIBLINGS = siblings()
 ONLY = {
-    "nn": {"nn", "errors"},
+    "nn": {"nn", "errors", "kernel_cache"},
     "models": {"nn", "data", "potential", "errors", "models"},
-    "report": {"report", "records", "metrics", "units", "errors", "settings", "progress", "__init__"},
-    "records": {"errors"},
+    "report": {
+        "report",
+        "records",
+        "metrics",
+        "statistics",
+        "overrides",
+        "units",
+        "errors",
+        "settings",
+        "progress",
+        "__init__",
+    },
+    "records": {"errors", "records"},
     "metrics": {"errors"},
+    "statistics": {"errors", "statistics"},
 }
 
 
@@ -69,7 +74,8 @@ def violations(path: Path, own: str) -> list[str]:
         parts = name.split(".")
         target = parts[1] if len(parts) > 1 and (parts[1] in LEVELS) else "__init__"
         allowed = ONLY.get(own)
-        upward = LEVELS[target] > LEVELS[own] or (LEVELS[target] == LEVELS[own] and target != own and LEVELS[own] == 3)
+        sideways = LEVELS[target] == LEVELS[own] and target != own and LEVELS[own] in SIBLINGS
+        upward = LEVELS[target] > LEVELS[own] or sideways
         sideways_model = own == "models" and parts[1:2] == ["models"] and path.name != "__init__.py"
         if upward or sideways_model or (allowed is not None and target not in allowed):
             wrong.append(f"{path.name}:{line} {own} imports {name}")
@@ -80,6 +86,16 @@ def test_every_room_has_a_level():
     rooms = {room(path) for path in SOURCE.rglob("*.py")}
     assert rooms <= set(LEVELS), f"rooms without a level: {rooms - set(LEVELS)}"
     assert not rooms & {"utils", "helpers", "common", "tools"}
+
+
+def test_the_page_knows_every_room_and_nothing_else():
+    rooms = {room(path) for path in SOURCE.rglob("*.py")}
+    assert set(LEVELS) == rooms
+    assert sorted(SIBLINGS) == [3, 4]
+    described = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) - {"Structure", "Graph"}
+    assert {name for name in described if name[0].islower()} <= rooms
+    for path in re.findall(r"`((?:\w+/)+\w+\.py)`", PAGE):
+        assert "NAME" in path or (SOURCE / path).is_file() or (SOURCE.parents[1] / path).is_file(), path
 
 
 def test_imports_go_strictly_down():

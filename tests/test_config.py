@@ -15,22 +15,20 @@ import torch
 from architectures import build
 from fireassay.config import (
     Config,
-    describe,
     json_schema,
     load_config,
-    load_potential,
-    parse_yaml,
     preset_names,
-    rebuild,
     resolved_yaml,
-    save_potential,
     validated,
 )
 from fireassay.data.graph import from_structures
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.models import MODELS
+from fireassay.overrides import parse_yaml
 from fireassay.potential import Baseline, Potential, Sum
+from fireassay.potential_file import describe, load_potential, rebuild, save_potential
+from fireassay.records import fingerprint_of_file
 
 MINIMAL = {"data": {"train": "train.xyz"}, "model": {"type": "nequip", "cutoff": 4.0, "channels": 4, "n_layers": 2}}
 WATER = Structure(np.array([8, 1, 1]), np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]))
@@ -61,8 +59,17 @@ def test_overrides_are_yaml(tmp_path):
     )
     assert config.training.epochs == 7
     assert config.data.test == {"300K": "a.xyz"}
-    assert config.model["parity"] is False
+    assert config.model.parity is False
     assert config.training.optimiser.lr == 1e-3
+
+
+def test_a_preset_leaves_its_own_data_behind_when_others_are_given():
+    config = load_config("demo-mace", ["data.train=mine.xyz", "data.test={hot: hot.xyz}"])
+    assert config.data.train == "mine.xyz"
+    assert config.data.test == {"hot": "hot.xyz"}
+    assert config.data.start is None
+    assert config.data.validation.count == 50
+    assert load_config("demo-mace", ["data.test={}"]).data.start == "3bpa-xtb/ground_state"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +84,22 @@ def test_overrides_are_yaml(tmp_path):
         ("training.epochs=-1", r"training\.epochs.*greater than 0.*-1"),
         ("training.optimiser.lr=fast", r"training\.optimiser\.lr.*fast"),
         ("dtype=float16", r"dtype.*float16"),
+        ("seed=-1", r"seed.*greater than or equal to 0.*-1"),
+        ("device=meta", r"device.*meta"),
+        ("threads=0", r"threads"),
+        ("model.species=[]", r"species is an empty list"),
+        ("baseline.scale=0", r"baseline\.scale.*greater than 0"),
+        ("baseline.scale={H: -1}", r"greater than 0"),
+        ("baseline.e0={Xx: 1}", r"'Xx' is not an element"),
+        ("data.units={energy: kcla/mol}", r"kcla/mol.*did you mean 'kcal/mol'"),
+        ("data.keys={enrgy: e}", r"enrgy.*did you mean 'energy'"),
+        ("assays={stability: {temperature_range: [500, 100]}}", r"temperature_range.*the first has to be the lower"),
+        ("assays={stability: {bonds: on, bond_limit: null, bond_stretch: null}}", r"give one of them"),
+        ("assays={landscape: {points: 4}}", r"points.*odd"),
+        ("assays={landscape: {seed: -1}}", r"seed"),
+        ("assays={uncertainty: {seed: -1}}", r"seed"),
+        ("assays=3", r"needs a mapping"),
+        ("data.test=3", r"data\.test"),
         ("training.epochs", r"not an override"),
         ("training.epochs.x=1", r"not a section|Input should be"),
         ("data.train=!!python/object/apply:os.system [true]", r"plain YAML"),
@@ -139,17 +162,22 @@ def test_damaged_and_foreign_potential_files_are_one_line(tmp_path):
     whole = path.read_bytes()
     header = json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])
     tensors = safetensors.torch.load(whole)
-    metadata = header["__metadata__"]
+    header = json.loads(header["__metadata__"]["fireassay"])
     hostile = {"type": "os.system", "arguments": {"command": "true"}}
+
+    def saved(content=tensors, **changes):
+        return safetensors.torch.save(content, {"fireassay": json.dumps({**header, **changes})})
+
     variants = {
         "cut short": whole[: len(whole) // 2],
         "empty": b"",
         "pickle": pickle.dumps({"a": 1}),
-        "other version": safetensors.torch.save(tensors, {**metadata, "version": "2"}),
+        "other version": saved(version=3),
         "other format": safetensors.torch.save(tensors, {"format": "pt"}),
-        "other type": safetensors.torch.save(tensors, {**metadata, "potential": json.dumps(hostile)}),
-        "bad json": safetensors.torch.save(tensors, {**metadata, "potential": "{"}),
-        "missing weights": safetensors.torch.save(dict(list(tensors.items())[1:]), metadata),
+        "other type": saved(potential=hostile),
+        "no architecture": saved(potential=[1]),
+        "bad json": safetensors.torch.save(tensors, {"fireassay": "{"}),
+        "missing weights": saved(dict(list(tensors.items())[1:])),
     }
     for content in variants.values():
         path.write_bytes(content)
@@ -158,6 +186,33 @@ def test_damaged_and_foreign_potential_files_are_one_line(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"gone\.safetensors"):
         load_potential(tmp_path / "gone.safetensors")
+
+
+def test_files_of_the_first_version_are_read(tmp_path):
+    """They had a key for each value in the header, and called the sum of local potentials `local_sum`."""
+    path, potential = tmp_path / "p.safetensors", Sum([network()])
+    description = describe(potential)
+    metadata = {"format": "fireassay-potential", "version": "1", "dtype": "float32", "name": "old"}
+    metadata["potential"] = json.dumps({**description, "type": "local_sum"})
+    tensors = {name: value.contiguous() for name, value in potential.state_dict().items()}
+    path.write_bytes(safetensors.torch.save(tensors, metadata))
+    loaded = load_potential(path)
+    assert type(loaded) is Sum
+    assert json.loads(json.dumps(describe(loaded))) == json.loads(json.dumps(description))
+    assert len(fingerprint_of_file(path)) == 16
+
+
+def test_equal_potentials_have_equal_files(tmp_path):
+    for name in ("a", "b"):
+        save_potential(network(), tmp_path / name, {"one": "1", "two": "2", "three": "3"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    save_potential(network(), tmp_path / "b", {"name": "another"})
+    assert fingerprint_of_file(tmp_path / "a") == fingerprint_of_file(tmp_path / "b")
+    other = network()
+    with torch.no_grad():
+        next(p for p in other.parameters() if p.numel() > 1).view(-1)[0] += 1e-6
+    save_potential(other, tmp_path / "b")
+    assert fingerprint_of_file(tmp_path / "a") != fingerprint_of_file(tmp_path / "b")
 
 
 def test_loading_a_torch_pickle_executes_nothing(tmp_path):
@@ -176,6 +231,7 @@ def test_loading_a_torch_pickle_executes_nothing(tmp_path):
 
 def test_the_schema_spells_out_models_and_assays():
     schema = json_schema()
-    types = [entry["properties"]["type"]["const"] for entry in schema["properties"]["model"]["oneOf"]]
-    assert types == list(MODELS)
+    references = [entry["$ref"].rpartition("/")[2] for entry in schema["properties"]["model"]["oneOf"]]
+    assert [schema["$defs"][name]["properties"]["type"]["const"] for name in references] == list(MODELS)
+    assert "channels" in schema["$defs"]["NequIP"]["properties"]
     assert "n_directions" in json.dumps(schema["properties"]["assays"])

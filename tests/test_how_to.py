@@ -15,16 +15,16 @@ import yaml
 
 import architectures
 from fireassay import models
-from fireassay.config import build_network, load_potential, save_potential
+from fireassay.config import validated
 from fireassay.errors import InputError
+from fireassay.model_settings import settings_of
 from fireassay.potential import LocalPotential
+from fireassay.potential_file import load_potential, save_potential
 from fireassay.testing import assert_potential_contract
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "add-a-model.md").read_text()
 FILES: dict[str, str] = dict(re.findall(r'```python title="(.*?)"\n(.*?)```', PAGE, re.DOTALL))
 MISTAKES = re.findall(r"^\| `(.+?)` \| `(.+?)` \| law (\d+) \((\w+)\) \|$", PAGE, re.MULTILINE)
-
-FROM_THE_DATA = {"species": [1, 8], "seed": 3}
 
 
 @pytest.fixture
@@ -85,11 +85,13 @@ def test_one_line_gives_it_a_name_in_configurations(folder, monkeypatch):
     kind = importlib.import_module("schnet_like").SchNetLike
     monkeypatch.setitem(models.MODELS, "schnet_like", kind)
     (section,) = re.findall(r"`model: (\{type: schnet_like.*?\})`", PAGE)
-    model = build_network(yaml.safe_load(section), FROM_THE_DATA)
+    settings = settings_of("schnet_like", kind)
+    model = validated(settings, yaml.safe_load(section), "model").build(species=[1, 8], average_neighbours=5.0, seed=3)
     assert isinstance(model, kind)
     assert model.arguments["channels"] == 32
-    with pytest.raises(InputError, match="channels"):
-        build_network({"type": "schnet_like", "chanels": 32}, FROM_THE_DATA)
+    assert model.arguments["seed"] == 3
+    with pytest.raises(InputError, match="did you mean 'channels'"):
+        validated(settings, {"type": "schnet_like", "chanels": 32}, "model")
     save_potential(model, folder / "model.safetensors")
     assert load_potential(folder / "model.safetensors").arguments == model.arguments
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fireassay.config import build_network, load_config, preset_names, preset_text
+from fireassay.config import load_config, preset_names, preset_text
 from fireassay.data.datasets import Dataset
 from fireassay.potential import Baseline
 from fireassay.training.fit import fit
@@ -62,16 +62,16 @@ def test_a_preset_of_a_paper_is_called_as_its_file_and_says_what_the_paper_leave
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_builds_its_network(name):
     config = load_config(name)
-    network = build_network(config.model, FROM_DATA)
+    network = config.model.build(**FROM_DATA)
     assert network.species == (1, 6, 8)
-    asked = {key: value for key, value in config.model.items() if key != "type"}
+    asked = {key: value for key, value in config.model.model_dump(exclude_unset=True).items() if key != "type"}
     given = json.loads(json.dumps(network.arguments))
     assert {key: given[key] for key in asked} == asked
 
 
 def trained(name: str, folder: Path) -> None:
     config = load_config(name)
-    network = build_network(config.model, FROM_DATA)
+    network = config.model.build(**FROM_DATA)
     base = config.baseline
     e0 = {1: -1.0, 6: -2.0, 8: -3.0}
     potential = Baseline(network, e0, 0.5, 0.0, base.trainable_scale, base.trainable_shift)

@@ -30,7 +30,7 @@ def test_every_model_has_a_preset_and_they_differ_in_model_and_learning_rate_alo
     contents = []
     for name, model in zip(names, MODELS, strict=True):
         config = load_config(name)
-        assert config.model["type"] == model
+        assert config.model.type == model
         content = config.model_dump(exclude={"name", "description", "model"})
         content["training"]["optimiser"]["lr"] = None
         contents.append(content)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from ase.units import _e, _eps0
 
-from fireassay.config import load_potential, save_potential
 from fireassay.data.graph import from_structures
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.kernels.zbl import ZBL
 from fireassay.models.nequip import NequIP
 from fireassay.nn.cutoff import polynomial_cutoff
-from fireassay.potential import Baseline, LocalSum
+from fireassay.potential import Baseline, Sum
+from fireassay.potential_file import load_potential, save_potential
 from fireassay.testing import assert_potential_contract
 
 TABLE = [[2.5, 3.0, 3.1], [3.0, 4.0, 3.7], [3.1, 3.7, 3.5]]
@@ -30,7 +30,7 @@ def test_contract(pair_cutoffs):
 def test_a_core_beside_a_network_obeys_the_contract():
     def make():
         network = NequIP((1, 6, 8), n_layers=2, channels=4, radial_hidden=(8,))
-        return LocalSum([Baseline(network, {1: -3.0, 6: -30.0, 8: -70.0}, 0.7), ZBL((1, 6, 8))])
+        return Sum([Baseline(network, {1: -3.0, 6: -30.0, 8: -70.0}, 0.7), ZBL((1, 6, 8))])
 
     assert_potential_contract(make, e0={1: -3.0, 6: -30.0, 8: -70.0})
 
@@ -53,7 +53,7 @@ def test_two_nuclei_repel_as_the_universal_screening_says():
 
 def test_a_sum_is_saved_with_its_core(tmp_path):
     network = NequIP((1, 8), n_layers=2, channels=4, radial_hidden=(8,))
-    potential = LocalSum([Baseline(network, {1: -3.0, 8: -70.0}), ZBL((8, 1), pair_cutoffs=[[3.0, 2.0], [2.0, 4.0]])])
+    potential = Sum([Baseline(network, {1: -3.0, 8: -70.0}), ZBL((8, 1), pair_cutoffs=[[3.0, 2.0], [2.0, 4.0]])])
     save_potential(potential, tmp_path / "potential.safetensors")
     loaded = load_potential(tmp_path / "potential.safetensors")
     water = Structure(np.array([8, 1, 1]), np.array([[0.0, 0, 0], [0, 0, 0.96], [0.9, 0, -0.3]]))
@@ -82,4 +82,4 @@ def test_bad_arguments(wrong):
     with pytest.raises(InputError):
         ZBL(**{"species": (1, 6), **wrong})
     with pytest.raises(InputError, match="at least one"):
-        LocalSum([])
+        Sum([])
