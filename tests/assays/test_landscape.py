@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from torch import Tensor, nn
 
 from fireassay.assays import landscape
 from fireassay.assays.assay import Subject
 from fireassay.assays.directions import draw, flat, like, weights_of
-from fireassay.assays.landscape import LandscapeSettings, loss_entropy, loss_entropy_integral
+from fireassay.assays.landscape import LandscapeSettings, entropy_over, loss_entropy, loss_entropy_integral
 from fireassay.data.graph import Graph, from_structures
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
@@ -71,13 +72,59 @@ def test_quadratic_loss_is_a_gaussian_sum():
     assert loss_entropy_integral(fine, 50.0 * fine**2, temperature) == pytest.approx(np.log(gaussian), abs=1e-5)
 
 
-def test_v_shaped_loss_is_integrated_exactly_on_any_grid():
-    exact = np.log(2 * 0.04 / 3.0 * -np.expm1(-3.0 * 0.25 / 0.04))
-    for points in (3, 5, 81):
+SHAPES = {
+    "parabola": lambda t: 0.0003 + 12.0 * t**2,
+    "steep parabola": lambda t: 50.0 * t**2,
+    "V": lambda t: 3.0 * np.abs(t),
+    "quartic": lambda t: 400.0 * t**4,
+    "root mean square": lambda t: np.sqrt(0.02**2 + (2.5 * t) ** 2),
+    "skewed": lambda t: 8.0 * t**2 + 12.0 * np.abs(t) ** 3 + 4.0 * t**3,
+    "beside the centre": lambda t: 20.0 * (t - 0.031) ** 2,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("temperature", [0.004, 0.04])
+def test_the_integral_does_not_depend_on_the_grid(shape, temperature):
+    loss = SHAPES[shape] if temperature == 0.04 else lambda t: SHAPES[shape](t) / 10
+    exact = np.log(quad(lambda t: np.exp(-loss(t) / temperature), -0.25, 0.25, points=[0.0, 0.031], limit=500)[0])
+    for points in (21, 41, 81, 161):
         t = np.linspace(-0.25, 0.25, points)
-        assert loss_entropy_integral(t, 3.0 * np.abs(t), 0.04) == pytest.approx(exact, abs=1e-12)
+        assert loss_entropy_integral(t, loss(t), temperature) == pytest.approx(exact, abs=1e-3)
+
+
+def test_the_integral_at_its_limits():
     assert loss_entropy_integral(T, np.zeros(81), 0.04) == pytest.approx(np.log(0.5))
     assert loss_entropy_integral(T, np.full(81, np.inf), 0.04) == float("-inf")
+    half = np.where(T > 0, np.inf, 0.0)
+    assert loss_entropy_integral(T, half, 0.04) == pytest.approx(np.log(0.25))
+    step = np.where(np.abs(T) > 0.1, 5.0, 0.0)  # a plateau with walls: nothing may be overshot
+    inner = np.ptp(T[step == 0])
+    assert np.log(inner) <= loss_entropy_integral(T, step, 0.04) <= np.log(inner + 2 * 0.00625)
+
+
+@pytest.mark.parametrize("directions", [6, 10, 20])
+def test_the_interval_of_an_entropy_covers_that_of_many_directions(directions):
+    rng, covered = np.random.default_rng(directions), 0
+    truth = loss_entropy(lines_of_random_curvature(np.random.default_rng(99), 20000).mean(0), 0.04)
+    for _ in range(300):
+        lines = lines_of_random_curvature(rng, directions)
+        found = entropy_over(lambda kept, lines=lines: loss_entropy(lines[kept].mean(0), 0.04), directions)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= truth <= found.high
+    assert 0.92 <= covered / 300 <= 0.99
+
+
+def lines_of_random_curvature(rng, directions: int) -> np.ndarray:
+    return np.exp(0.35 * rng.normal(size=(directions, 1))) * (1.4 * np.abs(T) + 3.0 * T**2)
+
+
+def test_an_interval_needs_five_directions():
+    lines = lines_of_random_curvature(np.random.default_rng(0), 4)
+    found = entropy_over(lambda kept: loss_entropy(lines[kept].mean(0), 0.04), 4)
+    assert found.low is found.high is None
+    assert found.each.shape == (4,)
 
 
 def test_entropy_of_unusual_input():

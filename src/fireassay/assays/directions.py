@@ -3,14 +3,15 @@
 A filter is the set of weights into one output channel of one path (Li et al., Visualizing the loss landscape of neural
 nets, section 4; Vita & Schwalbe-Koda, Data efficiency and extrapolation trends, eq. 4). The layers of this package keep
 the output channel on the last axis and what it sums over on the axis before, with further axes for independent paths
-(element, degree l): so a filter of a parameter (..., in, out) is one column, and a vector is one filter as a whole. A
-module with another layout says so in an attribute `filter_axes`, a mapping from the name of its parameter to the axes
-that are summed over within one filter.
+(element, degree l, head): so a filter of a parameter (..., in, out) is one column. So it is for a table (species,
+channels), which is a linear layer of the species' indicators. A vector (biases, gates) is one filter as a whole, and
+so is a readout with one output. A module with another layout says so in an attribute `filter_axes`, a mapping from the
+name of its parameter to the axes that are summed over within one filter; for torch's own layers `TORCH_AXES` says it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
@@ -18,7 +19,25 @@ import torch
 from torch import Tensor, nn
 
 from fireassay.errors import InputError
+from fireassay.records.landscape import FrozenWeights
 
+# torch keeps (out, in): a filter is one row.
+TORCH_AXES: Mapping[type[nn.Module], Mapping[str, tuple[int, ...]]] = {nn.Linear: {"weight": (1,)}}
+
+# What is a physical constant, or a change of units, and no weight of the network: patterns of names, and why.
+CONSTANTS: Mapping[str, str] = {
+    "*frequencies": "Bessel frequencies, as published",
+    "*basis.functions.means": "centres of radial functions",
+    "*basis.functions.widths": "widths of radial functions",
+    "scale": "scale of the energies of a species",
+    "*.scale": "scale of the energies of a species",
+    "shift": "energy of an isolated atom",
+    "*.shift": "energy of an isolated atom",
+    "*energy_scale": "scale of the energies of a species",
+    "*charge_scale": "scale of the charges of a species",
+    "*charge_shift": "charge of an isolated atom",
+    "*dispersion.raw": "constants of the dispersion",
+}
 Normalisation = Literal["filter", "layer", "model", "published"]
 
 
@@ -37,7 +56,7 @@ def weights_of(model: nn.Module, frozen: Sequence[str] = ()) -> list[Weight]:
     """
     found = []
     for prefix, module in model.named_modules():
-        declared = getattr(module, "filter_axes", {})
+        declared = {**_torch_axes(module), **getattr(module, "filter_axes", {})}
         for short, parameter in module.named_parameters(recurse=False):
             name = f"{prefix}.{short}" if prefix else short
             known = any(parameter is other.parameter for other in found)
@@ -46,6 +65,23 @@ def weights_of(model: nn.Module, frozen: Sequence[str] = ()) -> list[Weight]:
                 found.append(Weight(name, parameter, tuple(declared.get(short, default))))
     if not found:
         raise InputError(f"no trainable parameter is left to be moved; frozen patterns are {list(frozen)}")
+    return found
+
+
+def _torch_axes(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
+    return next((axes for kind, axes in TORCH_AXES.items() if isinstance(module, kind)), {})
+
+
+def frozen_of(model: nn.Module, frozen: Sequence[str]) -> list[FrozenWeights]:
+    """The parameters that `weights_of` leaves where they are, each with the reason."""
+    found = []
+    for name, parameter in model.named_parameters():
+        pattern = next((p for p in frozen if fnmatchcase(name, p)), None)
+        if not parameter.requires_grad:
+            found.append(FrozenWeights(name=name, weights=parameter.numel(), reason="not trained"))
+        elif pattern is not None:
+            reason = CONSTANTS.get(pattern, f"matches {pattern}")
+            found.append(FrozenWeights(name=name, weights=parameter.numel(), reason=reason))
     return found
 
 

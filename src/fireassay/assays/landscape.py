@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import AfterValidator, Field
+from scipy.interpolate import CubicSpline, PchipInterpolator
 from torch import Tensor
 
 from fireassay.assays.assay import Assay, Need, Subject
-from fireassay.assays.directions import Normalisation, Weight, draw, flat, like, weights_of
+from fireassay.assays.directions import CONSTANTS, Normalisation, Weight, draw, flat, frozen_of, like, weights_of
 from fireassay.assays.predictions import cut, dataset_for
 from fireassay.data.datasets import Batch, Dataset
 from fireassay.data.fingerprint import fingerprint
@@ -33,8 +34,11 @@ from fireassay.progress import Progress
 from fireassay.records.files import read_arrays, write_arrays
 from fireassay.records.landscape import Entropies, Entropy, LandscapeResult, LandscapeSetting, Lines, Plane
 from fireassay.settings import Settings
+from fireassay.statistics.interval import jackknife
+from fireassay.statistics.units import Units
 
 Array = NDArray[np.float64]
+_FINER = 32  # parts of an interval between two points
 
 
 def _losses(loss: ArrayLike, temperature: float) -> Array:
@@ -70,20 +74,60 @@ def loss_entropy(loss: ArrayLike, temperature: float) -> float:
 def loss_entropy_integral(t: ArrayLike, loss: ArrayLike, temperature: float) -> float:
     """log ∫ exp(-ℓ(t) / T) dt, which does not depend on the grid's density; a pure number for t without unit.
 
-    t (P,) ascending, loss (P,) as in `loss_entropy`, taken as linear between the points and integrated exactly, so that
-    a V-shaped minimum needs no fine grid. A loss of zero everywhere gives the log of the interval's length.
+    t (P,) ascending, loss (P,) as in `loss_entropy`. Between the points a cubic spline passes through the loss, or
+    through its square, which for a root mean square is smooth even where the loss has a V: whichever foretells every
+    second point better from the others. Where that would leave the range of two points, but for the lowest, it is
+    monotone (PCHIP; Fritsch & Carlson, SIAM J. Numer. Anal. 17, 238, 1980). A loss of zero everywhere gives the log of
+    the interval's length; an interval with an end that is +inf contributes nothing.
     """
     points, values = np.asarray(t, dtype=np.float64), _losses(loss, temperature)
     if points.shape != values.shape or len(points) < 2 or not (np.diff(points) > 0).all():
         raise InputError(
             f"t has shape {points.shape}, loss {values.shape}; needs two or more ascending points for both"
         )
-    a, b = values[:-1] / temperature, values[1:] / temperature
-    usable = np.isfinite(a) & np.isfinite(b)
-    a, b, width = a[usable], b[usable], np.diff(points)[usable]
+    below = min(0.0, float(values.min()))
+    finite = np.flatnonzero(np.isfinite(values))
+    runs = np.split(finite, np.flatnonzero(np.diff(finite) > 1) + 1)
+    parts = [_finite_integral(points[run], values[run] - below, temperature) for run in runs]
+    return float(np.logaddexp.reduce(parts)) - below / temperature
+
+
+def _finite_integral(t: Array, loss: Array, temperature: float) -> float:
+    """Of finite losses that are not negative."""
+    if len(t) < 3:
+        return _linear_integral(t, loss, temperature)
+    power = 1
+    if len(t) >= 5:
+        weight = np.exp(-(loss - loss.min()) / temperature)
+        missed = [np.abs(weight * (_interpolated(t[::2], loss[::2], t, power) - loss)).sum() for power in (1, 2)]
+        power = 1 + int(np.argmin(missed))
+    share = np.arange(_FINER) / _FINER
+    fine = np.append((t[:-1, None] + np.diff(t)[:, None] * share).ravel(), t[-1])
+    return _linear_integral(fine, _interpolated(t, loss, fine, power), temperature)
+
+
+def _interpolated(t: Array, loss: Array, at: Array, power: int) -> Array:
+    """Losses at (F,) ascending, within t but for rounding, from a spline of their `power`."""
+    known = loss**power
+    inside = np.clip(at, t[0], t[-1])
+    smooth, safe = (kind(t, known)(inside) for kind in (CubicSpline, PchipInterpolator))
+    part = np.clip(np.searchsorted(t, inside, side="right") - 1, 0, len(t) - 2)
+    low, high = np.minimum(known[:-1], known[1:]), np.maximum(known[:-1], known[1:])
+    low = np.where(low == known.min(), 0.0, low)  # the minimum may lie between two points
+    slack = 1e-9 * known.max()
+    beyond = (smooth < low[part] - slack) | (smooth > high[part] + slack)
+    fits = np.bincount(part, beyond, len(t) - 1)[part] == 0
+    return np.maximum(np.where(fits, smooth, safe), 0.0) ** (1 / power)
+
+
+def _linear_integral(t: Array, loss: Array, temperature: float) -> float:
+    """log ∫ exp(-ℓ / T) dt of a loss that is linear between the points."""
+    if len(t) < 2:
+        return float("-inf")
+    a, b, width = loss[:-1] / temperature, loss[1:] / temperature, np.diff(t)
     rise = np.abs(b - a)
     mean = np.where(rise > 1e-9, -np.expm1(-rise) / np.where(rise > 1e-9, rise, 1.0), 1 - rise / 2)
-    return _logsumexp(np.log(width) + np.log(mean) - np.minimum(a, b)) if usable.any() else float("-inf")
+    return _logsumexp(np.log(width) + np.log(mean) - np.minimum(a, b))
 
 
 def _odd(points: int) -> int:
@@ -106,8 +150,8 @@ class LandscapeSettings(Settings):
         description="how directions are scaled; published is the authors' degenerate one",
     )
     frozen: tuple[str, ...] = Field(
-        default=("*frequencies",),
-        description="name patterns of parameters that are not moved; published landscapes freeze Bessel frequencies",
+        default=tuple(CONSTANTS),
+        description="name patterns of parameters that are not moved: physical constants and changes of units",
     )
     published_rows: tuple[str, ...] = Field(
         default=("*radial*",),
@@ -232,6 +276,7 @@ def run(subject: Subject, settings: LandscapeSettings) -> LandscapeResult:
         flat_entropy=float(np.log(settings.points)),
         n_weights=sum(w.parameter.numel() for w in weights),
         n_frames=len(dataset),
+        frozen=frozen_of(potential, settings.frozen),
         twin=loss.twin,
         grid_points_per_second=probe.pace,
     )
@@ -365,6 +410,7 @@ def _lines(probe: _Probe, normalisation: Normalisation, t: Array, store: _Store,
         forces=surfaces.forces,
         entropy=_entropies(surfaces, settings, loss_entropy),
         entropy_integral=_entropies(surfaces, settings, lambda loss, scale: loss_entropy_integral(t, loss, scale)),
+        integral_error=_integral_error(t, surfaces, settings),
         temperature_factor=factors,
         energy_of_temperature=_of_temperature(surfaces.energy, settings.temperature_energy, factors),
         forces_of_temperature=_of_temperature(surfaces.forces, settings.temperature_forces, factors),
@@ -386,18 +432,54 @@ def _plane(
 
 
 def _entropies(surfaces: Surfaces, settings: LandscapeSettings, entropy: Callable[[Array, float], float]) -> Entropies:
-    def of(lines: Array, temperature: float) -> Entropy | None:
-        if np.isnan(lines).any():
-            return None
-        each = np.array([entropy(line, temperature) for line in lines])
-        return Entropy(value=entropy(lines.mean(0), temperature), low=None, high=None, each=each)
+    def of_energy(kept: NDArray[np.bool_]) -> float:
+        return entropy(surfaces.energy[kept].mean(0), settings.temperature_energy)
 
-    e, f = of(surfaces.energy, settings.temperature_energy), of(surfaces.forces, settings.temperature_forces)
-    total = None
-    if e is not None and f is not None:
-        a = settings.alpha
-        total = Entropy(value=a * e.value + (1 - a) * f.value, low=None, high=None, each=a * e.each + (1 - a) * f.each)
-    return Entropies(energy=e, forces=f, total=total)
+    def of_forces(kept: NDArray[np.bool_]) -> float:
+        return entropy(surfaces.forces[kept].mean(0), settings.temperature_forces)
+
+    def total(kept: NDArray[np.bool_]) -> float:
+        return settings.alpha * of_energy(kept) + (1 - settings.alpha) * of_forces(kept)
+
+    has_energy, has_forces = (not np.isnan(lines).any() for lines in surfaces)
+    n = len(surfaces.energy)
+    return Entropies(
+        energy=entropy_over(of_energy, n) if has_energy else None,
+        forces=entropy_over(of_forces, n) if has_forces else None,
+        total=entropy_over(total, n) if has_energy and has_forces else None,
+    )
+
+
+def entropy_over(entropy: Callable[[NDArray[np.bool_]], float], directions: int) -> Entropy:
+    """An entropy of the mean over directions with its interval; `entropy` takes which directions (D,) are kept.
+
+    Directions are independent draws: the interval leaves out one at a time. There is none with fewer than five, or
+    where an entropy is not finite.
+    """
+    one = np.eye(directions, dtype=bool)
+    each = np.array([entropy(kept) for kept in one])
+    if not np.isfinite(each).all():
+        return Entropy(value=entropy(np.ones(directions, dtype=bool)), low=None, high=None, each=each)
+    units = Units(np.arange(directions), directions, "direction")
+    value, low, high = jackknife(entropy, np.arange(directions), units)
+    known = np.isfinite(low)
+    return Entropy(value=value, low=low if known else None, high=high if known else None, each=each)
+
+
+def _integral_error(t: Array, surfaces: Surfaces, settings: LandscapeSettings) -> float | None:
+    """The largest change of an integral entropy when every second point is left out, the centre staying."""
+    chosen = slice((len(t) // 2) % 2, None, 2)
+    changes = []
+    for lines, scale in zip(surfaces, (settings.temperature_energy, settings.temperature_forces), strict=True):
+        loss = lines.mean(0)
+        if len(t[chosen]) < 3 or np.isnan(loss).any():
+            continue
+        inner = slice(chosen.start, len(t) - chosen.start)  # both cover the same interval
+        whole = loss_entropy_integral(t[inner], loss[inner], scale)
+        coarse = loss_entropy_integral(t[chosen], loss[chosen], scale)
+        if np.isfinite(whole) and np.isfinite(coarse):
+            changes.append(abs(whole - coarse))
+    return max(changes, default=None)
 
 
 def _of_temperature(lines: Array, temperature: float, factors: Array) -> Array | None:

@@ -274,6 +274,8 @@ class GraphAttention(nn.Module):
     From features of `sizes_in` the `wanted` irreps of the features are made, as far as they can be: `sizes`.
     """
 
+    filter_axes: ClassVar = {"dot": (1,)}  # a head sums over its own channels
+
     def __init__(
         self,
         sizes_in: SizedIrreps,
