@@ -252,7 +252,7 @@ def assay(
 @app.command("import")
 def import_model(
     file: Annotated[Path, typer.Argument(help="A model file of mace-torch or of nequip.")],
-    python: Annotated[Path, typer.Option(help="The interpreter that has that package, such as venv/bin/python.")],
+    python: Annotated[str, typer.Option(help="The interpreter that has that package, such as venv/bin/python.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The potential's file; default NAME.safetensors here.")
     ] = None,
@@ -262,6 +262,7 @@ def import_model(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Compare on at most this many of the frames.")] = 20,
     timeout: Annotated[float, typer.Option(help="Seconds after which the other interpreter is given up.")] = 900.0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
     """Turn an existing mace-torch or nequip model into a potential of fireassay with the same predictions.
 
@@ -283,7 +284,9 @@ def import_model(
             raise InputError(f"--kind {name} is unknown; known are {', '.join(importers)}")
         frames = read(check, index=f":{limit}", labels=False) if check else []
         imported = importers[name](file, python, frames, timeout)
-        path = output or Path(file.name.split(".")[0] + ".safetensors")
+        path = output or Path(f"{file.name.removesuffix(file.suffix)}.safetensors")
+        if path.exists() and not force:
+            raise InputError(f"{path} exists; name another file with --output, or overwrite it with --force")
         provenance = {"file": str(file), "versions": imported.versions, "agreement": imported.agreement._asdict()}
         save_potential(imported.potential, path, {"name": path.stem, "imported": json.dumps(provenance)})
         typer.echo(f"{path}: {imported.agreement}")

@@ -57,6 +57,21 @@ class Predictor(Protocol):
         ...
 
 
+@runtime_checkable
+class Failing(Protocol):
+    """A predictor whose calculations may fail for one structure and not for the others: NaN there, and why."""
+
+    @property
+    def failures(self) -> Mapping[int, str]:
+        """The structures of the last `predict` that failed, by their number in the graph, and what was said."""
+        ...
+
+
+def failures_of(predictor: Predictor) -> Mapping[int, str]:
+    """What failed in the last `predict`; nothing with a predictor that cannot fail so."""
+    return predictor.failures if isinstance(predictor, Failing) else {}
+
+
 def check_species(predictor: Predictor, atomic_numbers: Sequence[int]) -> None:
     """Raises InputError when an element is not among the predictor's `species`."""
     known = predictor.species

@@ -19,7 +19,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from fireassay.data.graph import Graph, from_structures
 from fireassay.errors import InputError
 from fireassay.interop.ase import CalculatorPredictor, FireassayCalculator, atoms_of, structure_of
-from fireassay.potential import Potential, Prediction, Predictor
+from fireassay.potential import Potential, Prediction, Predictor, failures_of
 from toys import Network, Pair
 
 
@@ -96,20 +96,96 @@ def test_a_calculator_without_stress_says_so():
     assert CalculatorPredictor(NoStress()).predict(graph).forces is not None
 
 
-def test_failed_calculations_end_one_structure_or_all():
-    class Moody(EMT):
-        def calculate(self, atoms=None, properties=("energy",), system_changes=("positions",)):
-            if len(atoms) == 3:
-                raise CalculationFailed("did not converge")
-            super().calculate(atoms, properties, system_changes)
+class Moody(EMT):
+    """Fails on three atoms, by whatever exception is asked for."""
 
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=("positions",)):
+        if len(atoms) == 3:
+            raise self.error
+        super().calculate(atoms, properties, system_changes)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [CalculationFailed("did not\nconverge"), RuntimeError("SCF"), AssertionError(), ValueError("x"), KeyError("y")],
+)
+def test_failed_calculations_end_one_structure_or_all(error):
     graph = from_structures([structure_of(a) for a in systems()], 3.0)
-    with pytest.raises(CalculationFailed):
-        CalculatorPredictor(Moody()).predict(graph)
-    found = CalculatorPredictor(Moody(), nan_on_failure=True).predict(graph)
+    with pytest.raises(InputError, match=f"Moody failed for Pt3: {type(error).__name__}") as caught:
+        CalculatorPredictor(Moody(error)).predict(graph)
+    assert "\n" not in str(caught.value)
+    lenient = CalculatorPredictor(Moody(error), nan_on_failure=True)
+    found = lenient.predict(graph)
     assert torch.isnan(found.energy).tolist() == [False, False, True]
     assert found.forces is not None
     assert torch.isnan(found.forces).any(1).tolist() == [False] * 20 + [True] * 3
+    assert list(failures_of(lenient)) == [2]
+    lenient.predict(from_structures([structure_of(systems()[0])], 3.0))
+    assert failures_of(lenient) == {}
+    assert failures_of(Pair()) == {}
+
+
+def test_an_interrupt_is_no_failure():
+    with pytest.raises(KeyboardInterrupt):
+        CalculatorPredictor(Moody(KeyboardInterrupt()), nan_on_failure=True).predict(
+            from_structures([structure_of(systems()[2])], 3.0)
+        )
+
+
+def test_a_calculator_without_forces_or_with_other_shapes_is_refused_whatever_is_asked():
+    class Energies(EMT):
+        implemented_properties = ("energy",)
+
+        def get_property(self, name, atoms=None, allow_calculation=True):
+            if name == "forces":
+                raise PropertyNotImplementedError("forces")
+            return super().get_property(name, atoms, allow_calculation)
+
+    class Odd(EMT):
+        def get_forces(self, atoms=None, *_):
+            return np.zeros((1, 3))
+
+    graph = from_structures([structure_of(systems()[0])], 3.0)
+    with pytest.raises(InputError, match="Energies gives no energy and forces"):
+        CalculatorPredictor(Energies(), nan_on_failure=True).predict(graph)
+    with pytest.raises(InputError, match=r"forces of shape \(1, 3\); needs \(8, 3\)"):
+        CalculatorPredictor(Odd(), nan_on_failure=True).predict(graph)
+
+
+def test_stress_exists_in_crystals_only_whatever_the_box():
+    """The stress of a molecule in a box would fall with the box's volume."""
+    crystal, slab, molecule = systems()
+    boxed = molecule.copy()
+    boxed.center(vacuum=5.0)
+    assert not boxed.pbc.any()
+    graph = from_structures([structure_of(a) for a in (crystal, slab, molecule, boxed)], 3.0)
+    found = CalculatorPredictor(EMT()).predict(graph, stress=True)
+    assert found.stress is not None
+    assert torch.isfinite(found.stress).all((1, 2)).tolist() == [True, False, False, False]
+    boxed.calc = FireassayCalculator(Pair())
+    boxed.get_forces()
+    with pytest.raises(PropertyNotImplementedError, match="three periodic directions"):
+        boxed.get_stress()
+
+
+def test_a_calculator_without_stress_gives_none_to_an_assay():
+    class NoStress(EMT):
+        implemented_properties = ("energy", "forces")
+
+    graph = from_structures([structure_of(systems()[0])], 3.0)
+    found = CalculatorPredictor(NoStress(), nan_on_failure=True).predict(graph, stress=True)
+    assert found.stress is None
+    assert torch.isfinite(found.energy).all()
+
+
+def test_misspelt_keywords_are_refused():
+    with pytest.raises(InputError, match=r"no keyword 'skinn' \(did you mean 'skin'\?\)"):
+        FireassayCalculator(Pair(), skinn=0.3)
+    assert FireassayCalculator(Pair(), label="here").label == "here"
 
 
 def test_calculator_equals_the_potential():

@@ -15,11 +15,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from architectures import build
 from fireassay.cli import app
 from fireassay.data.graph import from_structures
 from fireassay.errors import InputError
 from fireassay.interop.ase import structure_of
-from fireassay.interop.imported import compared, coupling_signs, finished, kind_of
+from fireassay.interop.imported import Agreement, Imported, compared, coupling_signs, finished, kind_of
 from fireassay.interop.mace import import_mace, mace_potential
 from fireassay.interop.nequip import import_nequip, nequip_potential
 from fireassay.interop.worker import Export, read_export
@@ -277,3 +278,21 @@ def test_a_checkpoint_beside_its_model(tmp_path):
         path.unlink()
     with pytest.raises(InputError, match="weights without the architecture"):
         import_mace(checkpoint, python)
+
+
+def test_the_whole_name_is_kept_and_nothing_is_overwritten_unasked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "fireassay.interop.mace.import_mace", lambda *_: Imported(build("mace"), Agreement(4, 0.0, 0.0), {})
+    )
+    names = ("MACE_2022.8.model", "MACE_2022.9.model")
+    for name in names:
+        Path(name).write_text("")
+        assert CliRunner().invoke(app, ["import", name, "--python", "python"]).exit_code == 0
+    assert {p.name for p in tmp_path.glob("*.safetensors")} == {"MACE_2022.8.safetensors", "MACE_2022.9.safetensors"}
+    again = CliRunner().invoke(app, ["import", names[0], "--python", "python"])
+    assert again.exit_code == 2
+    assert "exists" in again.stderr
+    advised = (["--output", "other.safetensors"], ["--force"])
+    for words in advised:
+        assert CliRunner().invoke(app, ["import", names[0], "--python", "python", *words]).exit_code == 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.interop.ase import CalculatorPredictor
 from fireassay.interop.worker import PROTOCOL, WORKERS, WorkerPredictor, read_export, run_export
+from fireassay.potential import Failing
 
 FRAME = Structure(np.array([1, 8]), np.array([[0.0, 0, 0], [0, 0, 1.1]]))
 PREAMBLE = f"""
@@ -63,6 +67,10 @@ run(export)
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal 9"),
         ("sys.exit(0)", "export cannot be read"),
         ("import time; time.sleep(60)", "did not finish within"),
+        (
+            "run(lambda path: ({}, {}, [1], lambda f: (0.0, -f.positions)))",
+            r"the frames to check hold atomic numbers \[8\], the model knows \[1\]",
+        ),
     ],
 )
 def test_failures_are_one_line(tmp_path, body, message):
@@ -155,3 +163,49 @@ def test_a_calculator_that_fails_says_so_and_lives_on():
 def test_a_calculator_that_is_none(text):
     with pytest.raises(InputError, match="failed"), WorkerPredictor(sys.executable, text) as worker:
         worker.predict(from_structures([FRAME], 5.0))
+
+
+def interpreter(folder: Path, body: str) -> Path:
+    """A program that stands for an interpreter: BODY, then Python."""
+    program = folder / "python"
+    program.write_text(f'#!/bin/sh\n{body}\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+def test_a_banner_on_the_standard_output_does_no_harm(tmp_path):
+    graph = from_structures([FRAME], 5.0)
+    with WorkerPredictor(interpreter(tmp_path, "echo Welcome to the cluster"), "ase.calculators.emt:EMT()") as worker:
+        assert torch.isfinite(worker.predict(graph).energy).all()
+
+
+def test_a_worker_that_does_not_answer_is_ended_even_when_it_does_not_listen():
+    worker = WorkerPredictor(sys.executable, "ase.calculators.emt:EMT()")
+    worker.timeout = 0.5
+    worker._process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"has not answered within 0\.5 s and was ended"):
+        worker.predict(from_structures([FRAME], 5.0))
+    assert time.monotonic() - began < 15
+    with pytest.raises(InputError, match="has been closed"):
+        worker.predict(from_structures([FRAME], 5.0))
+    worker.close()
+
+
+def test_one_failure_is_one_structure(tmp_path):
+    uranium = Structure(np.array([92]), np.zeros((1, 3)))
+    graph = from_structures([FRAME, uranium, FRAME], 5.0)
+    with WorkerPredictor(sys.executable, "ase.calculators.emt:EMT()", nan_on_failure=True) as worker:
+        found = worker.predict(graph)
+        assert torch.isnan(found.energy).tolist() == [False, True, False]
+        assert list(worker.failures) == [1]
+    assert isinstance(worker, Failing)
+
+
+def test_the_interpreter_that_is_named_is_the_one_that_runs(tmp_path, monkeypatch):
+    """./python is the file here; the leading ./ must not be lost."""
+    interpreter(tmp_path, f"echo here > {tmp_path}/ran")
+    monkeypatch.chdir(tmp_path)
+    with WorkerPredictor("./python", "ase.calculators.emt:EMT()") as worker:
+        worker.predict(from_structures([FRAME], 5.0))
+    assert (tmp_path / "ran").exists()

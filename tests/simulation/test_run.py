@@ -374,3 +374,22 @@ def test_progress_is_told_of_every_step_and_of_who_is_left():
     simulate(Free(fault), at_rest(), VelocityVerlet(1.0), 50, progress=told)
     assert (told.done, told.total, told.stopped) == (50, 50, True)
     assert told.notes[-1] == "2 of 3 replicas alive"
+
+
+def test_a_calculation_that_fails_ends_its_replica_and_says_why(tmp_path):
+    class Failing(Free):
+        failures: dict[int, str] = {}  # noqa: RUF012
+
+        def predict(self, graph, forces=True, stress=False):
+            said = super().predict(graph, forces, stress)
+            self.failures = {}
+            if self.calls == 6:
+                said.energy[1] = float("nan")
+                self.failures = {1: "SCF: not converged"}
+            return said
+
+    run = simulate(Failing(), replicate(water(), 4), VelocityVerlet(1.0), 10)
+    (failure,) = run.failures
+    assert (failure.replica, failure.criterion, failure.step) == (1, "calculation_failed", 5)
+    assert failure.message == "SCF: not converged"
+    assert run.state.n_replicas == 3

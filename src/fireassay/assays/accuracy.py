@@ -24,7 +24,7 @@ from fireassay.data.molecules import formula, molecules
 from fireassay.data.split import group_numbers
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.records.accuracy import AccuracyResult, EnergyZero, Errors, GroupErrors, SplitAccuracy
+from fireassay.records.accuracy import AccuracyResult, EnergyZero, Errors, FailedFrame, GroupErrors, SplitAccuracy
 from fireassay.settings import Settings
 
 Array = NDArray[np.float64]
@@ -75,6 +75,11 @@ def run(subject: Subject, settings: AccuracySettings) -> AccuracyResult:
     for split, dataset in data.items():
         shift, note = _shift(split, dataset, zero)
         notes += note
+        if found[split].stress is None and bool(dataset.labels.has_stress.any()):
+            notes.append(f"{split}: the potential gives no stress; that of {split} is not compared")
+        if len(found[split].failed) == len(dataset):
+            first = next(iter(found[split].failed.values()))
+            raise InputError(f"accuracy: every calculation on {split} failed, the first with: {first}")
         splits[split] = _compared(dataset, found[split], shift, settings, _temperature(split, dataset, settings))
     slope, more = _slope(splits)
     for note in (*notes, *more):
@@ -190,6 +195,7 @@ def _compared(
             if (errors := _errors(forces[species == z], c.forces[species == z])) is not None
         },
         groups=_group_errors(c, names, group, parts) if settings.groups and len(names) > 1 else {},
+        failed=[FailedFrame(frame=frame, message=message) for frame, message in found.failed.items()],
         diverged=c.diverged.astype(np.int64),
         group_names=names,
         group=group,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fireassay.data.datasets import Dataset
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
-from fireassay.potential import Prediction, Predictor, check_species
+from fireassay.potential import Prediction, Predictor, check_species, failures_of
 from fireassay.progress import Progress
 
 Array = NDArray[np.float64]
@@ -27,6 +27,7 @@ class Predictions(NamedTuple):
     forces: Array | None  # (N, 3) eV/Å
     stress: Array | None  # (S, 3, 3) eV/Å^3
     descriptors: NDArray[np.float32] | None  # (N, D)
+    failed: Mapping[int, str] = {}  # structures whose calculation failed, and what was said
 
 
 def dataset_for(predictor: Predictor, structures: Sequence[Structure]) -> Dataset:
@@ -71,6 +72,7 @@ def predict(
     Raises InputError when there are no descriptors and they are asked for.
     """
     parts: list[Prediction] = []
+    failed: dict[int, str] = {}
     for group in cut(dataset, max_edges, max_structures):
         batch = dataset.select(group, predictor.dtype, device)
         found = predictor.predict(batch.graph, forces=forces, stress=stress)
@@ -78,6 +80,7 @@ def predict(
             raise InputError(
                 f"{type(predictor).__name__} has no descriptors; LTAU needs a local potential, such as NequIP or MACE"
             )
+        failed |= {int(group[row]): message for row, message in failures_of(predictor).items()}
         kept = found.descriptors if descriptors else None
         parts.append(
             Prediction(found.energy.detach().cpu(), _host(found.forces), _host(found.stress), None, _host(kept))
@@ -90,7 +93,7 @@ def predict(
 
     energy = joined("energy")
     assert energy is not None
-    return Predictions(energy, joined("forces"), joined("stress"), joined("descriptors", np.float32))
+    return Predictions(energy, joined("forces"), joined("stress"), joined("descriptors", np.float32), failed)
 
 
 def _host(value: torch.Tensor | None) -> torch.Tensor | None:

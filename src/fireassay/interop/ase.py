@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, CalculatorError, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from fireassay.data.electronic_state import ROUNDING, STATES, as_ase, stated
 from fireassay.data.graph import Graph, per_structure, value_of
 from fireassay.data.structure import Structure
 from fireassay.data.verlet import VerletList
-from fireassay.errors import InputError
+from fireassay.errors import InputError, nearest
 from fireassay.potential import Potential, Prediction
 
 
@@ -60,16 +60,20 @@ def atoms_of(structure: Structure) -> Atoms:
     return Atoms(structure.atomic_numbers, structure.positions, cell=structure.cell, pbc=structure.pbc, **state)
 
 
+_KEYWORDS = ("restart", "label", "atoms", "directory")
+
+
 class FireassayCalculator(Calculator):
     """A potential as an ASE calculator: energy, free_energy (the same), forces, stress (Voigt) and energies.
 
     Edges are kept while atoms move by less than `skin` / 2 Å. Stress is computed once it has been asked for, and from
-    then on with the forces, in one pass. `energies` come from potentials that are sums over atoms; stress needs a cell
-    with a volume: asking in vain raises ASE's PropertyNotImplementedError. A potential that uses charge or spin finds
-    them in `atoms.info["charge"]` and `atoms.info["spin"]`, the multiplicity.
+    then on with the forces, in one pass. `energies` come from potentials that are sums over atoms; stress exists for
+    atoms that are periodic in three directions: asking in vain raises ASE's PropertyNotImplementedError. A potential
+    that uses charge or spin finds them in `atoms.info["charge"]` and `atoms.info["spin"]`, the multiplicity.
 
-    Raises InputError when an element is unknown to the potential, and when a potential that uses the charge is given
-    charged atoms whose `info` has no charge.
+    Other keywords are those of ASE's Calculator: restart, label, atoms, directory. Raises InputError for any other,
+    when an element is unknown to the potential, and when a potential that uses the charge is given charged atoms whose
+    `info` has no charge.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress", "energies"]  # noqa: RUF012 (ASE's name)
@@ -77,6 +81,10 @@ class FireassayCalculator(Calculator):
     def __init__(
         self, potential: Potential, *, device: torch.device | str = "cpu", skin: float = 0.5, **parameters: Any
     ) -> None:
+        unknown = [name for name in parameters if name not in _KEYWORDS]
+        if unknown:
+            known = ("device", "skin", *_KEYWORDS)
+            raise InputError(f"no keyword {unknown[0]!r}{nearest(unknown[0], known)}; known are {', '.join(known)}")
         super().__init__(**parameters)
         self.potential = potential.frozen().to(device)
         self._dtype, self._device = potential.dtype, torch.device(device)
@@ -102,14 +110,15 @@ class FireassayCalculator(Calculator):
         assert atoms is not None
         if "numbers" in system_changes:
             self.potential.check_species(sorted(set(atoms.numbers.tolist())))
-        volume = abs(float(np.linalg.det(atoms.cell.array)))
+        solid = bool(atoms.pbc.all()) and abs(float(np.linalg.det(atoms.cell.array))) > 1e-12
         if "stress" in properties:
-            if volume < 1e-12:
-                raise PropertyNotImplementedError(f"stress needs a cell with a volume, got {atoms.cell.array.tolist()}")
+            if not solid:
+                raise PropertyNotImplementedError(
+                    "stress needs a cell with a volume and three periodic directions, got pbc "
+                    f"{atoms.pbc.tolist()} and cell {atoms.cell.array.tolist()}"
+                )
             self._with_stress = True
-        prediction = self.potential.predict(
-            self._graph(atoms), forces=True, stress=self._with_stress and volume > 1e-12
-        )
+        prediction = self.potential.predict(self._graph(atoms), forces=True, stress=self._with_stress and solid)
         energy = float(prediction.energy[0])
         self.results = {"energy": energy, "free_energy": energy, "forces": _numpy(prediction.forces)}
         if prediction.stress is not None:
@@ -150,13 +159,16 @@ class FireassayCalculator(Calculator):
 class CalculatorPredictor:
     """Any ASE calculator as a predictor: structures are given to it one by one, without constraints.
 
-    Charge and spin of the graph are told to it as by `fireassay.data.electronic_state.as_ase`.
+    Charge and spin of the graph are told to it as by `fireassay.data.electronic_state.as_ase`. Stress exists for
+    structures that are periodic in three directions, and is NaN for others, whatever the calculator says.
 
-    With `nan_on_failure` a calculation that the calculator reports as failed gives NaN for that structure, so that one
-    replica of a simulation ends and the others go on; otherwise the error is passed on. Calculators that start from
-    their last result (self-consistent ones) repeat themselves to their tolerance only.
+    With `nan_on_failure` a calculation that fails, by whatever exception, gives NaN for that structure, so that one
+    replica of a simulation ends and the others go on; `failures` says why. A calculator that has no stress then gives
+    none (None) instead of an error. Calculators that start from their last result (self-consistent ones) repeat
+    themselves to their tolerance only.
 
-    Raises InputError when stress is asked for and the calculator has none, or none for this cell.
+    Raises InputError, in one line, when a calculation fails without `nan_on_failure`, when the calculator has no
+    energies or forces, or answers with another shape.
     """
 
     cutoff: float = 0.0
@@ -166,9 +178,12 @@ class CalculatorPredictor:
     def __init__(self, calculator: Any, *, nan_on_failure: bool = False) -> None:
         self.calculator = calculator
         self.nan_on_failure = nan_on_failure
+        self.failures: dict[int, str] = {}
 
     def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
         """Energy (S,) float64; forces (N, 3) and stress (S, 3, 3) in the dtype of the positions."""
+        self.failures = {}
+        stress = stress and not (self.nan_on_failure and self._lacks_stress())
         ends = torch.bincount(graph.structure, minlength=graph.n_structures).cumsum(0).tolist()
         host = graph.to("cpu", torch.float64)
         results = []
@@ -180,7 +195,13 @@ class CalculatorPredictor:
                 pbc=host.pbc[row].numpy(),
                 **as_ase(value_of(host.charge, row), value_of(host.spin, row), end - start),
             )
-            results.append(self._one(atoms, forces, stress))
+            try:
+                results.append(self._one(atoms, forces, stress))
+            except InputError as error:
+                if not self.nan_on_failure or isinstance(error, _Unable):
+                    raise
+                self.failures[row] = str(error)
+                results.append((float("nan"), np.full((end - start, 3), np.nan), np.full((3, 3), np.nan)))
         like = graph.positions
         return Prediction(
             energy=torch.tensor([r[0] for r in results], dtype=torch.float64, device=like.device),
@@ -188,28 +209,46 @@ class CalculatorPredictor:
             stress=torch.from_numpy(np.stack([r[2] for r in results])).to(like) if stress else None,
         )
 
+    def _lacks_stress(self) -> bool:
+        return "stress" not in self.calculator.implemented_properties
+
     def _one(self, atoms: Atoms, forces: bool, stress: bool) -> tuple[float, np.ndarray, np.ndarray]:
         atoms.calc = self.calculator
-        no_forces, tensor = np.full((len(atoms), 3), np.nan), np.full((3, 3), np.nan)
+        what = "energy and forces" if forces else "energy"
         try:
-            pull = np.array(atoms.get_forces(), dtype=np.float64) if forces else no_forces
+            pull = np.array(atoms.get_forces(), dtype=np.float64) if forces else np.full((len(atoms), 3), np.nan)
             energy = float(atoms.get_potential_energy())
-            if stress:
-                tensor = np.array(self._stress(atoms), dtype=np.float64)
-        except CalculatorError:
-            if not self.nan_on_failure:
-                raise
-            return float("nan"), no_forces, np.full((3, 3), np.nan)
-        return energy, pull, tensor
+        except PropertyNotImplementedError as error:
+            raise _Unable(f"{self._name} gives no {what} ({error}); a predictor needs both") from error
+        except Exception as error:  # whatever a package raises when it does not converge
+            raise InputError(f"{self._name} failed for {atoms.get_chemical_formula()}: {one_line(error)}") from error
+        if pull.shape != (len(atoms), 3):
+            raise _Unable(f"{self._name} gives forces of shape {pull.shape}; needs {(len(atoms), 3)}")
+        solid = bool(atoms.pbc.all()) and abs(float(np.linalg.det(atoms.cell.array))) > 1e-12
+        return energy, pull, self._stress(atoms) if stress and solid else np.full((3, 3), np.nan)
 
     def _stress(self, atoms: Atoms) -> np.ndarray:
         try:
-            return atoms.get_stress(voigt=False)
-        except (NotImplementedError, ValueError) as error:
+            return np.array(atoms.get_stress(voigt=False), dtype=np.float64).reshape(3, 3)
+        except Exception as error:
             raise InputError(
-                f"{type(self.calculator).__name__} gives no stress for {atoms.get_chemical_formula()} with pbc "
-                f"{atoms.pbc.tolist()} ({error}); ask for forces only, or use a calculator that has stress"
+                f"{self._name} gives no stress for {atoms.get_chemical_formula()} with pbc {atoms.pbc.tolist()} "
+                f"({one_line(error)}); ask for forces only, or use a calculator that has stress"
             ) from error
+
+    @property
+    def _name(self) -> str:
+        return type(self.calculator).__name__
+
+
+class _Unable(InputError):
+    """The calculator cannot do this at all: no failure of one structure."""
+
+
+def one_line(error: Exception) -> str:
+    """The kind of an error and what it says, in one line of at most 300 characters."""
+    words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return words if len(words) <= 300 else f"{words[:297]}..."
 
 
 def _numpy(tensor: Tensor | None) -> np.ndarray:

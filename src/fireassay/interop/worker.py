@@ -10,14 +10,16 @@ import contextlib
 import io
 import json
 import os
+import select
 import struct
 import subprocess
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,6 +31,8 @@ from fireassay.interop.workers.exchange import PROTOCOL, Frame, frame_arrays, re
 from fireassay.potential import Prediction
 
 WORKERS: Final = Path(__file__).parent / "workers"
+BEGIN: Final = b"\n<fireassay-calculator>\n"  # of workers/calculator.py
+_GREETING: Final = 1 << 20  # bytes of a banner
 _REFUSED = 3  # exit code of a script that says why in error.json
 
 
@@ -99,7 +103,14 @@ def _arrays(frames: Sequence[Structure]) -> dict[str, np.ndarray]:
 
 
 def _interpreter(python: Path | str) -> list[str]:
-    return [str(python), "-I"]  # nothing of our own environment, nor of the folder we are in
+    """The command of an interpreter: what is named with a folder, or lies in this one, is that file and no other.
+
+    A link is not followed, since a virtual environment's interpreter is one. Nothing of our own environment, nor of the
+    folder we are in, is seen by it.
+    """
+    text = os.path.expanduser(str(python))
+    named = os.sep in text or Path(text).exists()
+    return [os.path.abspath(text) if named else text, "-I"]
 
 
 def _environment() -> dict[str, str]:
@@ -147,24 +158,31 @@ class WorkerPredictor:
     """An ASE calculator in another interpreter as a predictor; a process that lives until `close`.
 
     `calculator` is text such as "package.module:Class(key=value)" with literal values. Structures, with charge and spin
-    where they have any, go there and energies
-    (eV), forces (eV/Å) and stress (eV/Å^3) come back as arrays through pipes; what the calculator prints does not
-    disturb them. Raises InputError when the interpreter or the calculator cannot be started, and when a calculation
-    fails.
+    where they have any, go there and energies (eV), forces (eV/Å) and stress (eV/Å^3) come back as arrays through
+    pipes; what the calculator prints does not disturb them. Stress is NaN for structures that are not periodic in three
+    directions. With `nan_on_failure` a failed calculation gives NaN for that structure, and `failures` says why.
+
+    Raises InputError, in one line, when the interpreter or the calculator cannot be started, has not answered within
+    `timeout` seconds (it is ended then), has been closed, or when a calculation fails without `nan_on_failure`.
     """
 
     cutoff: float = 0.0
     species: tuple[int, ...] | None = None
     dtype: torch.dtype = torch.float64
 
-    def __init__(self, python: Path | str, calculator: str) -> None:
+    def __init__(
+        self, python: Path | str, calculator: str, *, nan_on_failure: bool = False, timeout: float = 3600.0
+    ) -> None:
+        self.nan_on_failure, self.timeout = nan_on_failure, timeout
+        self.failures: dict[int, str] = {}
         self._log = tempfile.TemporaryDirectory(prefix="fireassay-worker-")
         self._output = Path(self._log.name) / "log.txt"
+        self._closed = False
         command = [*_interpreter(python), str(WORKERS / "calculator.py"), calculator]
         try:
             with self._output.open("wb") as output:
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, env=_environment()
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, env=_environment(), bufsize=0
                 )
         except OSError as error:
             self._log.cleanup()
@@ -172,6 +190,7 @@ class WorkerPredictor:
                 f"cannot start {python}: {error.strerror}; give the path of a Python interpreter"
             ) from error
         try:
+            self._skip_greeting()
             self._receive()  # it says that it is ready, or why not
         except BaseException:
             self.close()
@@ -179,6 +198,8 @@ class WorkerPredictor:
 
     def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
         """Energy (S,) float64; forces (N, 3) and stress (S, 3, 3) in the dtype of the positions."""
+        if self._closed:
+            raise InputError("the calculator's process has been closed; make another WorkerPredictor")
         host = graph.to("cpu", torch.float64)
         counts = torch.bincount(host.structure, minlength=host.n_structures)
         arrays = {
@@ -192,22 +213,33 @@ class WorkerPredictor:
         states = {"charge": host.charge, "spin": host.spin}
         arrays |= {name: values.numpy() for name, values in states.items() if values is not None}
         self._send(arrays)
-        answer = {name: torch.from_numpy(array) for name, array in self._receive().items()}
+        answer = self._receive()
+        self.failures = {row: str(text) for row, text in enumerate(answer.pop("messages").tolist()) if text}
+        if self.failures and not self.nan_on_failure:
+            raise InputError(f"the calculator in {self._name} failed: {next(iter(self.failures.values()))}")
+        found = {name: torch.from_numpy(array) for name, array in answer.items()}
         like = graph.positions
         return Prediction(
-            energy=answer["energy"].to(like.device),
-            forces=answer["forces"].to(like) if forces else None,
-            stress=answer["stress"].to(like) if stress else None,
+            energy=found["energy"].to(like.device),
+            forces=found["forces"].to(like) if forces else None,
+            stress=found["stress"].to(like) if stress else None,
         )
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, by force when it does not end within five seconds."""
+        if self._closed:
+            return
+        self._closed = True
         self._process.terminate()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        self._process.wait()
+        try:
+            self._process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._log.cleanup()
 
     def __enter__(self) -> WorkerPredictor:
@@ -215,6 +247,10 @@ class WorkerPredictor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _name(self) -> str:
+        return str(self._process.args[0])  # type: ignore[index]
 
     def _send(self, arrays: Mapping[str, np.ndarray]) -> None:
         buffer = io.BytesIO()
@@ -228,19 +264,42 @@ class WorkerPredictor:
             raise InputError(f"the calculator's process has ended: {_last_line(self._output)}") from error
 
     def _receive(self) -> dict[str, np.ndarray]:
-        pipe = self._process.stdout
-        assert pipe is not None
-        (size,) = struct.unpack("<Q", self._exactly(pipe, 8))
-        with np.load(io.BytesIO(self._exactly(pipe, size)), allow_pickle=False) as archive:
-            arrays = dict(archive)
+        (size,) = struct.unpack("<Q", self._exactly(8))
+        try:
+            with np.load(io.BytesIO(self._exactly(size)), allow_pickle=False) as archive:
+                arrays = dict(archive)
+        except (ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise InputError(f"the calculator in {self._name} answered what is no npz archive; end it") from error
         if "error" in arrays:
-            raise InputError(f"the calculator in {self._process.args[0]} failed: {arrays['error']}")  # type: ignore[index]
+            raise InputError(f"the calculator in {self._name} failed: {arrays['error']}")
         return arrays
 
-    def _exactly(self, pipe: IO[bytes], size: int) -> bytes:
-        content = pipe.read(size)
-        if len(content) < size:
-            self._process.wait()
-            text = _last_line(self._output)
-            raise InputError(f"the calculator's process ended with exit code {self._process.returncode}: {text}")
-        return content
+    def _skip_greeting(self) -> None:
+        """Reads up to `BEGIN`: a login banner or a package may write to the standard output before."""
+        seen = b""
+        while not seen.endswith(BEGIN):
+            if len(seen) > _GREETING:
+                raise InputError(f"{self._name} writes too much to its standard output; run it without its banner")
+            seen += self._exactly(1)
+
+    def _exactly(self, size: int) -> bytes:
+        """So many bytes of the answer; waits for `timeout` seconds at most."""
+        pipe = self._process.stdout
+        assert pipe is not None
+        parts, left, until = [], size, time.monotonic() + self.timeout
+        while left:
+            ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
+            if not ready:
+                self.close()
+                raise InputError(
+                    f"the calculator in {self._name} has not answered within {self.timeout:g} s and was ended; "
+                    "give it more time, or smaller structures"
+                )
+            part = os.read(pipe.fileno(), min(left, 1 << 20))
+            if not part:
+                self._process.wait()
+                text = _last_line(self._output)
+                raise InputError(f"the calculator's process ended with exit code {self._process.returncode}: {text}")
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)

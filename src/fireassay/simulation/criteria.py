@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class Failure(NamedTuple):
     value: float
     limit: float
     unit: str
+    message: str = ""  # what a calculator said whose calculation failed
 
 
 class Moment(NamedTuple):
@@ -279,13 +280,29 @@ def bond_criterion(
     )
 
 
-def judge(criteria: Sequence[Criterion], moment: Moment, step: int, timestep: float) -> list[Failure]:
-    """The failures of this step, one per replica: the first criterion that it breaks is the one named."""
+FAILED: Final = "calculation_failed"
+
+
+def judge(
+    criteria: Sequence[Criterion],
+    moment: Moment,
+    step: int,
+    timestep: float,
+    failed: Mapping[int, str] | None = None,
+) -> list[Failure]:
+    """The failures of this step, one per replica: the first criterion that it breaks is the one named.
+
+    `failed` says by row which calculations failed and why: such a replica has broken no criterion of physics, it is
+    named `calculation_failed`.
+    """
     flags = [criterion.violations(moment).any() for criterion in criteria]
     if not bool(torch.stack(flags).any()):
         return []
-    found: dict[int, Failure] = {}
     state = moment.after
+    found: dict[int, Failure] = {}
+    for row, message in (failed or {}).items():
+        replica = int(state.replica[row])
+        found[replica] = Failure(replica, FAILED, (), step, step * timestep, float("nan"), 0.0, "", message)
     first = torch.searchsorted(state.structure, torch.arange(state.n_replicas, device=state.structure.device))
     for criterion, flag in zip(criteria, flags, strict=True):
         for breach in criterion.breaches(moment) if bool(flag) else []:

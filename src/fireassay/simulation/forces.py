@@ -10,7 +10,7 @@ from torch import Tensor
 from fireassay.data.graph import Graph
 from fireassay.data.verlet import VerletList
 from fireassay.errors import InputError
-from fireassay.potential import Potential, Prediction, Predictor, check_species
+from fireassay.potential import Potential, Prediction, Predictor, check_species, failures_of
 from fireassay.simulation.state import State
 
 
@@ -20,7 +20,8 @@ class Forces:
     Positions go to the potential in its own dtype, edges in the order of their centres and none beyond its cutoff. A
     `Potential` is replaced by its `frozen()` equivalent. `reach` in Å makes the list see at least that far, for
     criteria that look at short distances with a predictor that needs no edges. After a call `graph`, `length` (E,) Å
-    and `prediction` tell what was seen and said; `seconds` adds up the time spent in the predictor alone.
+    and `prediction` tell what was seen and said, `failures` which calculations failed and why, by replica's row;
+    `seconds` adds up the time spent in the predictor alone.
 
     Batches of more than `max_edges` edges are given to the potential in parts, which bounds its memory.
     """
@@ -38,6 +39,7 @@ class Forces:
         self.graph: Graph | None = None
         self.length: Tensor | None = None
         self.prediction: Prediction | None = None
+        self.failures: dict[int, str] = {}
 
     def check(self, state: State) -> None:
         """Raises InputError when the predictor does not know one of the elements."""
@@ -55,7 +57,11 @@ class Forces:
             spin=state.spin,
         )
         began = time.perf_counter()
-        parts = [self.predictor.predict(part, forces=True, stress=False) for part in _parts(self.graph, self.max_edges)]
+        parts, self.failures = [], {}
+        for part in _parts(self.graph, self.max_edges):
+            first = sum(len(found.energy) for found in parts)
+            parts.append(self.predictor.predict(part, forces=True, stress=False))
+            self.failures |= {first + row: message for row, message in failures_of(self.predictor).items()}
         self.prediction = parts[0] if len(parts) == 1 else _joined(parts)
         self.seconds += time.perf_counter() - began
         self.calls += 1

@@ -140,7 +140,7 @@ def _advance(cursor: _Cursor, integrator: Integrator, forces: Forces, observers:
     assert forces.graph is not None
     assert forces.length is not None
     moment = Moment(before, state, cursor.kinetic, kinetic, forces.graph, forces.length)
-    new = judge(cursor.criteria, moment, step, integrator.timestep)
+    new = judge(cursor.criteria, moment, step, integrator.timestep, forces.failures)
     failed = [failure.replica for failure in new]
     for observer in observers:
         observer.see(state, step, failed)
@@ -187,7 +187,7 @@ def _save(
     forces: Forces,
     seconds: float,
 ) -> None:
-    content: dict[str, Any] = {"identity": identity, "version": 1, "step": cursor.step, "seconds": seconds}
+    content: dict[str, Any] = {"identity": identity, "version": 2, "step": cursor.step, "seconds": seconds}
     content |= {"force_seconds": forces.seconds, "replica_steps": cursor.replica_steps}
     content |= {"rebuilds": forces.neighbours.rebuilds}
     tensors = {f"state.{name}": value for name, value in cursor.state._asdict().items() if value is not None}
@@ -202,13 +202,15 @@ def _save(
     content["failures.atoms"] = atoms
     content["failures.number"] = np.array([(f.replica, f.step) for f in cursor.failures]).reshape(-1, 2)
     content["failures.value"] = np.array([(f.time, f.value, f.limit) for f in cursor.failures]).reshape(-1, 3)
-    content["failures.name"] = np.array([(f.criterion, f.unit) for f in cursor.failures], dtype=str).reshape(-1, 2)
+    content["failures.name"] = np.array([(f.criterion, f.unit, f.message) for f in cursor.failures], dtype=str).reshape(
+        -1, 3
+    )
     write_arrays(path, content)
 
 
 def _load(path: Path, identity: str) -> dict[str, NDArray]:
     saved = read_arrays(path)
-    if str(saved.get("identity")) != identity or int(saved.get("version", np.array(0))) != 1:
+    if str(saved.get("identity")) != identity or int(saved.get("version", np.array(0))) != 2:
         raise InputError(
             f"{path} was left by another run (other potential, start, time step or length); "
             "remove it to start afresh, or choose another folder"
@@ -248,6 +250,7 @@ def _restore(
             value=float(values[row, 1]),
             limit=float(values[row, 2]),
             unit=str(names[row, 1]),
+            message=str(names[row, 2]),
         )
         for row in range(len(numbers))
     )

@@ -84,5 +84,6 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
+        dist.barrier()  # gloo aborts a process that leaves while another still talks to it
     finally:
         dist.destroy_process_group()

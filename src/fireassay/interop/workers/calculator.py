@@ -2,7 +2,9 @@
 
 Requests and answers are npz archives, each after its length as 8 bytes, little-endian, on standard input and output.
 A request holds the structures of exchange.py and `wanted`, whether forces and stress are; an answer `energy` (S,) eV,
-`forces` (N, 3) eV/Å, `stress` (S, 3, 3) eV/Å^3 in ASE's sign, or `error`, one line. The first answer is empty.
+`forces` (N, 3) eV/Å, `stress` (S, 3, 3) eV/Å^3 in ASE's sign, NaN where a structure is not periodic in three
+directions, and `messages` (S,), empty but for structures whose calculation failed, which are NaN; or `error`, one line.
+The first answer comes after `BEGIN`, since an interpreter may have greeted on its standard output, and is empty.
 """
 
 from __future__ import annotations
@@ -45,20 +47,41 @@ def tell(atoms: Atoms, frame: Frame) -> None:
         atoms.set_initial_magnetic_moments([(frame.spin - 1) / n] * n)
 
 
+BEGIN = b"\n<fireassay-calculator>\n"
+
+
+def line(error: Exception) -> str:
+    """The kind of an error and what it says, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
 def answer(calculator: Any, request: Any) -> dict[str, np.ndarray]:
     """Energies, and what else is wanted, of the structures of a request."""
     forces, stress = (bool(flag) for flag in request["wanted"])
-    energies, pulls, tensors = [], [np.zeros((0, 3))], [np.zeros((0, 3, 3))]
+    energies, pulls, tensors, messages = [], [np.zeros((0, 3))], [np.zeros((0, 3, 3))], []
     for frame in read_frames(request):
         atoms = Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
         tell(atoms, frame)
         atoms.calc = calculator
-        energies.append(float(atoms.get_potential_energy()))
-        if forces:
-            pulls.append(atoms.get_forces())
-        if stress:
-            tensors.append(atoms.get_stress(voigt=False)[None])
-    return {"energy": np.array(energies), "forces": np.concatenate(pulls), "stress": np.concatenate(tensors)}
+        solid = bool(np.all(frame.pbc)) and abs(float(np.linalg.det(frame.cell))) > 1e-12
+        energy, pull, tensor, message = float("nan"), np.full((len(atoms), 3), np.nan), np.full((3, 3), np.nan), ""
+        try:
+            found = np.array(atoms.get_forces(), dtype=float) if forces else pull
+            energy = float(atoms.get_potential_energy())
+            pull = found.reshape(len(atoms), 3)
+            tensor = np.array(atoms.get_stress(voigt=False), dtype=float) if stress and solid else tensor
+        except Exception as error:
+            energy, pull, message = float("nan"), np.full((len(atoms), 3), np.nan), line(error)
+        energies.append(energy)
+        pulls.append(pull)
+        tensors.append(tensor[None])
+        messages.append(message)
+    arrays = {"energy": np.array(energies), "messages": np.array(messages, dtype=str)}
+    if forces:
+        arrays["forces"] = np.concatenate(pulls)
+    if stress:
+        arrays["stress"] = np.concatenate(tensors)
+    return arrays
 
 
 def serve(text: str) -> None:
@@ -75,8 +98,10 @@ def serve(text: str) -> None:
     try:
         calculator = build(text)
     except Exception as error:
-        send({"error": np.array(f"{type(error).__name__}: {' '.join(str(error).split())}")})
+        channel.write(BEGIN)
+        send({"error": np.array(line(error))})
         return
+    channel.write(BEGIN)
     send({})
     while len(head := sys.stdin.buffer.read(8)) == 8:
         content = sys.stdin.buffer.read(struct.unpack("<Q", head)[0])
@@ -84,7 +109,7 @@ def serve(text: str) -> None:
             with np.load(io.BytesIO(content), allow_pickle=False) as request:
                 send(answer(calculator, request))
         except Exception as error:
-            send({"error": np.array(f"{type(error).__name__}: {' '.join(str(error).split())}")})
+            send({"error": np.array(line(error))})
 
 
 if __name__ == "__main__":

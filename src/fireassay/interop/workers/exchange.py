@@ -109,6 +109,12 @@ def run(export: Export) -> None:
         frames = probes(species)
         with np.load(folder / "frames.npz", allow_pickle=False) as given:
             frames += list(read_frames(given))
+        unknown = sorted({int(z) for frame in frames for z in frame.atomic_numbers} - {int(z) for z in species})
+        if unknown:
+            raise Refusal(
+                f"the frames to check hold atomic numbers {unknown}, the model knows {sorted(map(int, species))}; "
+                "check on frames without them"
+            )
         results = [predict(frame) for frame in frames]
     except Refusal as refusal:
         (folder / "error.json").write_text(json.dumps({"error": " ".join(str(refusal).split())}))
