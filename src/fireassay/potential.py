@@ -151,7 +151,7 @@ class Potential(nn.Module, ABC):
                 if forces:
                     prediction = prediction._replace(forces=-gradients[0])
                 if stress:
-                    prediction = prediction._replace(stress=_per_volume(gradients[-1], graph.cell.detach()))
+                    prediction = prediction._replace(stress=_per_volume(gradients[-1], graph))
         return prediction if differentiable else prediction.detach()
 
     def frozen(self) -> Self:
@@ -394,8 +394,8 @@ def _gradients(energy: Tensor, leaves: list[Tensor], differentiable: bool) -> li
     return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients, strict=True)]
 
 
-def _per_volume(gradient: Tensor, cell: Tensor) -> Tensor:
-    volume = torch.linalg.det(cell).abs().view(-1, 1, 1)
-    solid = volume > 0
+def _per_volume(gradient: Tensor, graph: Graph) -> Tensor:
+    volume = torch.linalg.det(graph.cell.detach()).abs().view(-1, 1, 1)
+    solid = (volume > 0) & graph.pbc.any(1).view(-1, 1, 1)
     # Dividing by one where there is no volume keeps NaN out of the gradients of a loss that masks these rows.
     return torch.where(solid, gradient / torch.where(solid, volume, 1.0), torch.nan)

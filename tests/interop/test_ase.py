@@ -165,10 +165,10 @@ def test_stress_exists_in_crystals_only_whatever_the_box():
     graph = from_structures([structure_of(a) for a in (crystal, slab, molecule, boxed)], 3.0)
     found = CalculatorPredictor(EMT()).predict(graph, stress=True)
     assert found.stress is not None
-    assert torch.isfinite(found.stress).all((1, 2)).tolist() == [True, False, False, False]
+    assert torch.isfinite(found.stress).all((1, 2)).tolist() == [True, True, False, False]
     boxed.calc = FireassayCalculator(Pair())
     boxed.get_forces()
-    with pytest.raises(PropertyNotImplementedError, match="three periodic directions"):
+    with pytest.raises(PropertyNotImplementedError, match="a periodic direction"):
         boxed.get_stress()
 
 

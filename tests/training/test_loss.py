@@ -11,13 +11,15 @@ from fireassay.errors import InputError
 from fireassay.potential import Baseline, Prediction
 from fireassay.training.loss import (
     Errors,
+    Sums,
     Weights,
     check_labels,
+    check_validation,
     errors_of,
-    loss_sums,
-    metric_sums,
+    expected_denominators,
     metrics_of,
     species_weights,
+    sums_of,
     total,
 )
 from fireassay.training.recipe import EnergyTerm, ForcesTerm, Loss, StressTerm
@@ -33,8 +35,8 @@ def predicted(dataset: Dataset, potential: Baseline, stress: bool = False) -> tu
 
 def value(dataset: Dataset, loss: Loss, potential: Baseline, weights: Weights | None = None, stress=False) -> float:
     errors, batch = predicted(dataset, potential, stress)
-    sums = loss_sums(errors, batch, loss, species_weights(loss.forces, dataset), weights or Weights())
-    return float(total(loss, sums).detach())
+    sums = sums_of(errors, batch, loss, species_weights(loss.forces, dataset), weights or Weights())
+    return float(total(loss, sums.numerators, sums.denominators).detach())
 
 
 def by_hand(dataset: Dataset, potential: Baseline) -> list[tuple[int, float, np.ndarray]]:
@@ -122,13 +124,13 @@ def test_no_label_gives_zero_and_zero_gradients(potential: Baseline) -> None:
     bare = Dataset([replace(frame, energy=None, forces=None) for frame in labelled_frames(2)], CUTOFF)
     loss = Loss(stress=StressTerm(weight=1.0))
     errors, batch = predicted(bare, potential, stress=True)
-    sums = loss_sums(errors, batch, loss, EQUAL, Weights())
-    result = total(loss, sums)
+    sums = sums_of(errors, batch, loss, EQUAL, Weights())
+    result = total(loss, sums.numerators, sums.denominators)
     result.backward()
     assert float(result.detach()) == 0
     gradients = [p.grad for p in potential.parameters() if p.requires_grad]
     assert all(g is None or (g == 0).all() for g in gradients)
-    assert metrics_of(loss, torch.cat([sums, metric_sums(errors, batch)])) == {"loss": 0.0}
+    assert metrics_of(loss, sums) == {"loss": 0.0}
 
 
 def test_molecules_beside_crystals_do_not_poison_the_stress(potential: Baseline) -> None:
@@ -139,7 +141,8 @@ def test_molecules_beside_crystals_do_not_poison_the_stress(potential: Baseline)
     for dataset in (mixed, alone):
         potential.zero_grad()
         errors, batch = predicted(dataset, potential, stress=True)
-        result = total(loss, loss_sums(errors, batch, loss, EQUAL, Weights()))
+        sums = sums_of(errors, batch, loss, EQUAL, Weights())
+        result = total(loss, sums.numerators, sums.denominators)
         result.backward()
         gradients.append([p.grad.clone() for p in potential.parameters() if p.grad is not None])
     assert float(result.detach()) > 0
@@ -149,9 +152,7 @@ def test_molecules_beside_crystals_do_not_poison_the_stress(potential: Baseline)
 
 def test_metrics_against_numpy(train: Dataset, potential: Baseline) -> None:
     errors, batch = predicted(train, potential)
-    metrics = metrics_of(
-        Loss(), torch.cat([loss_sums(errors, batch, Loss(), EQUAL, Weights()), metric_sums(errors, batch)])
-    )
+    metrics = metrics_of(Loss(), sums_of(errors, batch, Loss(), EQUAL, Weights()))
     rows = by_hand(train, potential)
     forces = np.concatenate([f for _, _, f in rows])
     per_atom = np.array([e / n for n, e, _ in rows])
@@ -163,12 +164,14 @@ def test_metrics_against_numpy(train: Dataset, potential: Baseline) -> None:
 
 
 def test_the_loss_does_not_depend_on_how_a_batch_is_divided(train: Dataset, potential: Baseline) -> None:
-    sums = torch.zeros(6, dtype=torch.float64)
+    sums = Sums.zeros()
     for indices in ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9, 10, 11]):
         batch = train.select(indices)
         errors = errors_of(potential.predict(batch.graph), batch)
-        sums += loss_sums(errors, batch, Loss(), EQUAL, Weights())
-    assert float(total(Loss(), sums)) == pytest.approx(value(train, Loss(), potential), rel=1e-12)
+        sums = sums.plus(sums_of(errors, batch, Loss(), EQUAL, Weights()))
+    assert float(total(Loss(), sums.numerators, sums.denominators)) == pytest.approx(
+        value(train, Loss(), potential), rel=1e-12
+    )
 
 
 def test_a_term_without_any_label_is_an_error(train: Dataset) -> None:
@@ -185,4 +188,84 @@ def test_float32_forces_and_float64_energies(train: Dataset) -> None:
     errors = errors_of(prediction, batch)
     assert errors.energy.dtype == torch.float64
     assert errors.forces.dtype == torch.float32
-    total(Loss(), loss_sums(errors, batch, Loss(), EQUAL, Weights())).backward()
+    sums = sums_of(errors, batch, Loss(), EQUAL, Weights())
+    total(Loss(), sums.numerators, sums.denominators).backward()
+
+
+def gradient(potential: Baseline, value: torch.Tensor) -> torch.Tensor:
+    potential.zero_grad()
+    value.backward()
+    return torch.cat([p.grad.flatten() for p in potential.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7])
+@pytest.mark.parametrize("average", ["atoms", "structures"])
+def test_batches_add_up_to_the_gradient_of_the_training_set_whatever_their_size(
+    potential: Baseline, size: int, average: str
+) -> None:
+    """Sparse labels, unequal sizes and weights: each batch counts by its share of the structures."""
+    frames = labelled_frames(14, crystal=True)
+    frames = [replace(f, stress=f.stress if k % 7 == 0 else None) for k, f in enumerate(frames)]
+    frames = [replace(f, forces=f.forces if k % 3 == 0 else None) for k, f in enumerate(frames)]
+    dataset = Dataset(frames, CUTOFF)
+    loss = Loss(forces=ForcesTerm(weight=5.0, average=average, species="balanced"), stress=StressTerm(weight=3.0))
+    species = species_weights(loss.forces, dataset)
+    weights = Weights(torch.linspace(1, 3, 14, dtype=torch.float64), torch.linspace(0.5, 1, dataset.n_atoms))
+    expected = expected_denominators(dataset, loss, species, weights)
+
+    def of(chosen: list[int]) -> torch.Tensor:
+        batch = dataset.select(chosen)
+        errors = errors_of(potential.predict(batch.graph, True, True, differentiable=True), batch)
+        sums = sums_of(errors, batch, loss, species, weights)
+        return gradient(potential, total(loss, sums.numerators, len(chosen) * expected))
+
+    whole = dataset.select(range(14))
+    errors = errors_of(potential.predict(whole.graph, True, True, differentiable=True), whole)
+    sums = sums_of(errors, whole, loss, species, weights)
+    full = gradient(potential, total(loss, sums.numerators, sums.denominators))
+    batches = [list(range(k, min(k + size, 14))) for k in range(0, 14, size)]
+    mean = sum(len(chosen) / 14 * of(chosen) for chosen in batches)
+    torch.testing.assert_close(mean, full, rtol=1e-9, atol=1e-12)
+
+
+def test_a_structures_weight_counts_where_it_is_alone(train: Dataset, potential: Baseline) -> None:
+    loss, gradients = Loss(), []
+    for weight in (1.0, 3.0):
+        weights = Weights(torch.ones(12, dtype=torch.float64).index_fill(0, torch.tensor([4]), weight))
+        expected = expected_denominators(train, loss, EQUAL, weights)
+        found = []
+        for chosen in ([4], [5]):
+            batch = train.select(chosen)
+            errors = errors_of(potential.predict(batch.graph, differentiable=True), batch)
+            sums = sums_of(errors, batch, loss, EQUAL, weights)
+            found.append(float(gradient(potential, total(loss, sums.numerators, expected)).norm()))
+        gradients.append(found[0] / found[1])
+    assert gradients[1] / gradients[0] == pytest.approx(3.0)
+
+
+def test_with_equal_frames_a_batch_has_the_loss_of_its_own(potential: Baseline) -> None:
+    dataset = Dataset(labelled_frames(12)[::2], CUTOFF)
+    expected = expected_denominators(dataset, Loss(), EQUAL, Weights())
+    batch = dataset.select([0, 3])
+    sums = sums_of(errors_of(potential.predict(batch.graph), batch), batch, Loss(), EQUAL, Weights())
+    assert float(total(Loss(), sums.numerators, 2 * expected)) == pytest.approx(
+        float(total(Loss(), sums.numerators, sums.denominators)), rel=1e-12
+    )
+
+
+def test_validation_without_the_labels_of_the_loss() -> None:
+    frames = labelled_frames(3)
+    bare = Dataset([replace(f, forces=None, energy=None) for f in frames], CUTOFF)
+    energies = Dataset([replace(f, forces=None) for f in frames], CUTOFF)
+    loss = Loss()
+    assert check_validation(loss, Dataset(frames, CUTOFF), "loss") is None
+    assert check_validation(loss, energies, "loss") == (
+        "no validation structure has forces: the validation loss is without"
+    )
+    with pytest.raises(InputError, match="the loss needs energy and forces, of which the 3 validation structures"):
+        check_validation(loss, bare, "loss")
+    only = Loss(energy=EnergyTerm(weight=0))
+    with pytest.raises(InputError, match="the loss needs forces"):
+        check_validation(only, energies, "loss")
+    with pytest.raises(InputError, match="monitor is 'forces_rmse'"):
+        check_validation(loss, energies, "forces_rmse")

@@ -203,7 +203,7 @@ def test_a_request_during_validation_is_answered_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict
 ) -> None:
     calls = 0
-    real = loss.metric_sums
+    real = loss.sums_of
 
     def counted(*arguments):
         nonlocal calls
@@ -213,7 +213,7 @@ def test_a_request_during_validation_is_answered_at_once(
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "metric_sums", counted)
+        patch.setattr(evaluate, "sums_of", counted)
         with pytest.raises(Interrupted, match="epoch 2, batch 3"):
             run(tmp_path, {"validation_batch_size": 2})
     assert calls == 2

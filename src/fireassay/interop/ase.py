@@ -68,7 +68,7 @@ class FireassayCalculator(Calculator):
 
     Edges are kept while atoms move by less than `skin` / 2 Å. Stress is computed once it has been asked for, and from
     then on with the forces, in one pass. `energies` come from potentials that are sums over atoms; stress exists for
-    atoms that are periodic in three directions: asking in vain raises ASE's PropertyNotImplementedError. A potential
+    atoms that are periodic in some direction: asking in vain raises ASE's PropertyNotImplementedError. A potential
     that uses charge or spin finds them in `atoms.info["charge"]` and `atoms.info["spin"]`, the multiplicity.
 
     Other keywords are those of ASE's Calculator: restart, label, atoms, directory. Raises InputError for any other,
@@ -110,11 +110,11 @@ class FireassayCalculator(Calculator):
         assert atoms is not None
         if "numbers" in system_changes:
             self.potential.check_species(sorted(set(atoms.numbers.tolist())))
-        solid = bool(atoms.pbc.all()) and abs(float(np.linalg.det(atoms.cell.array))) > 1e-12
+        solid = _solid(atoms)
         if "stress" in properties:
             if not solid:
                 raise PropertyNotImplementedError(
-                    "stress needs a cell with a volume and three periodic directions, got pbc "
+                    "stress needs a cell with a volume and a periodic direction, got pbc "
                     f"{atoms.pbc.tolist()} and cell {atoms.cell.array.tolist()}"
                 )
             self._with_stress = True
@@ -160,7 +160,7 @@ class CalculatorPredictor:
     """Any ASE calculator as a predictor: structures are given to it one by one, without constraints.
 
     Charge and spin of the graph are told to it as by `fireassay.data.electronic_state.as_ase`. Stress exists for
-    structures that are periodic in three directions, and is NaN for others, whatever the calculator says.
+    structures that are periodic in some direction, and is NaN for others, whatever the calculator says.
 
     With `nan_on_failure` a calculation that fails, by whatever exception, gives NaN for that structure, so that one
     replica of a simulation ends and the others go on; `failures` says why. A calculator that has no stress then gives
@@ -224,8 +224,7 @@ class CalculatorPredictor:
             raise InputError(f"{self._name} failed for {atoms.get_chemical_formula()}: {one_line(error)}") from error
         if pull.shape != (len(atoms), 3):
             raise _Unable(f"{self._name} gives forces of shape {pull.shape}; needs {(len(atoms), 3)}")
-        solid = bool(atoms.pbc.all()) and abs(float(np.linalg.det(atoms.cell.array))) > 1e-12
-        return energy, pull, self._stress(atoms) if stress and solid else np.full((3, 3), np.nan)
+        return energy, pull, self._stress(atoms) if stress and _solid(atoms) else np.full((3, 3), np.nan)
 
     def _stress(self, atoms: Atoms) -> np.ndarray:
         try:
@@ -249,6 +248,11 @@ def one_line(error: Exception) -> str:
     """The kind of an error and what it says, in one line of at most 300 characters."""
     words = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return words if len(words) <= 300 else f"{words[:297]}..."
+
+
+def _solid(atoms: Atoms) -> bool:
+    """As `Structure.solid`."""
+    return bool(atoms.pbc.any()) and abs(float(np.linalg.det(atoms.cell.array))) > 1e-12
 
 
 def _numpy(tensor: Tensor | None) -> np.ndarray:

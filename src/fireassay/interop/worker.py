@@ -159,8 +159,8 @@ class WorkerPredictor:
 
     `calculator` is text such as "package.module:Class(key=value)" with literal values. Structures, with charge and spin
     where they have any, go there and energies (eV), forces (eV/Å) and stress (eV/Å^3) come back as arrays through
-    pipes; what the calculator prints does not disturb them. Stress is NaN for structures that are not periodic in three
-    directions. With `nan_on_failure` a failed calculation gives NaN for that structure, and `failures` says why.
+    pipes; what the calculator prints does not disturb them. Stress is NaN for structures that are not periodic in any
+    direction. With `nan_on_failure` a failed calculation gives NaN for that structure, and `failures` says why.
 
     Raises InputError, in one line, when the interpreter or the calculator cannot be started, has not answered within
     `timeout` seconds (it is ended then), has been closed, or when a calculation fails without `nan_on_failure`.

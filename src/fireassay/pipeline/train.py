@@ -162,6 +162,7 @@ def _summary(result: FitResult) -> TrainingRecord:
         best=result.best,
         last=result.last,
         seconds=result.seconds,
+        notes=list(result.notes),
     )
 
 

@@ -37,8 +37,13 @@ class ErrorLog:
         self.trajectory = ErrorTrajectory.empty(sizes, settings.lowest, settings.highest, settings.bins, frames)
         self.epochs = 0
         self._ranks = ranks
+        self._folder = folder
         self._raw = folder / RAW if settings.raw else None
         self._epoch = torch.full((dataset.n_atoms,), _ABSENT, dtype=torch.float64, device=device)
+
+    def begin(self) -> None:
+        """Removes a raw log that an earlier training left: a new one starts afresh."""
+        (self._folder / RAW).unlink(missing_ok=True)
 
     def record(self, batch: Batch, errors: Errors) -> None:
         """Notes the force errors of a batch, without waiting for the device."""
@@ -82,12 +87,18 @@ class ErrorLog:
 def raw_errors(folder: Path) -> NDArray[np.float32]:
     """The raw log of a run directory as a memory map (epochs, atoms), eV/Å; NaN where an atom has no force label.
 
-    Raises InputError when there is none.
+    Raises InputError when there is none, or it is not of this training.
     """
     path = folder / RAW
     sizes = ErrorTrajectory.load(folder / "errors.npz").structure_sizes
     if not path.is_file():
         raise InputError(f"{path} is missing; train with error_log.raw=true")
+    row = 4 * int(sizes.sum())
+    if path.stat().st_size % row or not path.stat().st_size:
+        raise InputError(
+            f"{path} has {path.stat().st_size} bytes, no multiple of the {row} of an epoch of {sizes.sum()} atoms; "
+            "it is not of this training: train again with error_log.raw=true"
+        )
     return np.memmap(path, dtype=np.float32, mode="r").reshape(-1, int(sizes.sum()))
 
 

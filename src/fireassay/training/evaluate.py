@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fireassay.data.datasets import Dataset
 from fireassay.potential import Predictor
 from fireassay.training.distributed import Ranks
-from fireassay.training.loss import N_SUMS, Weights, errors_of, loss_sums, metric_sums, metrics_of, species_weights
+from fireassay.training.loss import Sums, Weights, errors_of, metrics_of, species_weights, sums_of
 from fireassay.training.recipe import Loss
 
 
@@ -39,15 +39,15 @@ def evaluate(
     species = (species_weights(loss.forces, dataset) if species is None else species).to(device)
     batches = dataset.batches_by_edges(max_edges) if max_edges else dataset.batches_by_size(batch_size)
     forces, stress = bool(dataset.labels.has_forces.any()), bool(dataset.labels.has_stress.any())
-    sums = torch.zeros(N_SUMS, dtype=torch.float64, device=device)
+    sums = Sums.zeros(device)
     with _evaluating(potential):
         for chosen in batches[ranks.rank :: ranks.world]:
             batch = dataset.select(chosen, dtype, device)
             errors = errors_of(potential.predict(batch.graph, forces=forces, stress=stress), batch)
-            sums += torch.cat([loss_sums(errors, batch, loss, species, Weights()), metric_sums(errors, batch)])
+            sums = sums.plus(sums_of(errors, batch, loss, species, Weights()))
             if after_batch is not None:
                 after_batch()
-    return metrics_of(loss, ranks.summed(sums))
+    return metrics_of(loss, Sums.of(ranks.summed(sums.vector)))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from fireassay.training.checkpoint import checkpoints, load_checkpoint, remove_l
 from fireassay.training.distributed import joined
 from fireassay.training.interruption import requests
 from fireassay.training.loop import CHECKPOINTS, Loop
-from fireassay.training.loss import Weights, check_labels
+from fireassay.training.loss import Weights, check_labels, check_validation
 from fireassay.training.recipe import Checkpointing, Cosine, ErrorLogging, Recipe
 
 ERRORS = "errors.npz"
@@ -40,6 +40,7 @@ class FitResult:
     last: dict[str, float | None]  # the row of the last epoch
     seconds: float
     folder: Path
+    notes: tuple[str, ...] = ()  # what the user should know of the validation
 
 
 def fit(
@@ -67,7 +68,7 @@ def fit(
     longer finite; Interrupted after SIGTERM or Ctrl-C, once the state is saved.
     """
     device, error_log = torch.device(device), error_log or recipe.error_log
-    _check(potential, train, validation, recipe)
+    notes = _check(potential, train, validation, recipe)
     potential.to(device)
     fingerprint = _fingerprint(potential, train, validation, recipe, weights, error_log)
     with joined(device) as ranks, requests() as request, _deterministic(device):
@@ -88,7 +89,7 @@ def fit(
         )
         _resume(loop, resume)
         loop.run()
-        return _finish(loop)
+        return _finish(loop, notes)
 
 
 @contextlib.contextmanager
@@ -129,6 +130,8 @@ def _resume(loop: Loop, resume: bool | Literal["auto"]) -> None:
     if (loop.folder / "metrics.jsonl").exists():
         raise InputError(f"{loop.folder} holds the metrics of a training without a checkpoint; choose another folder")
     loop.save()
+    if loop.error_log is not None and loop.ranks.main:
+        loop.error_log.begin()
 
 
 def _reopen(loop: Loop, before: Mapping[str, Any]) -> None:
@@ -141,7 +144,7 @@ def _reopen(loop: Loop, before: Mapping[str, Any]) -> None:
     loop.rate.epochs = loop.recipe.epochs
 
 
-def _finish(loop: Loop) -> FitResult:
+def _finish(loop: Loop, notes: tuple[str, ...]) -> FitResult:
     """Chooses the final weights, gives them to the potential and writes them and the error log."""
     position, swa = loop.position, loop.recipe.swa
     source: Literal["live", "ema", "swa"] = "ema" if loop.ema is not None else "live"
@@ -171,10 +174,12 @@ def _finish(loop: Loop) -> FitResult:
         last=dict(position.last_row),
         seconds=loop.seconds,
         folder=loop.folder,
+        notes=notes,
     )
 
 
-def _check(potential: Potential, train: Dataset, validation: Dataset | None, recipe: Recipe) -> None:
+def _check(potential: Potential, train: Dataset, validation: Dataset | None, recipe: Recipe) -> tuple[str, ...]:
+    """Refuses what cannot be used, and returns what should be said of the rest."""
     cutoff = potential.cutoff
     for name, dataset in (("training", train), ("validation", validation)):
         if dataset is None:
@@ -184,6 +189,10 @@ def _check(potential: Potential, train: Dataset, validation: Dataset | None, rec
             raise InputError(f"the {name} data has neighbours up to {dataset.cutoff} Å, the potential needs {cutoff} Å")
     for stage in (1, 2):
         check_labels(recipe.loss_in(stage), train)
+    if validation is None:
+        return ()
+    found = (check_validation(recipe.loss_in(stage), validation, recipe.monitor) for stage in (1, 2))
+    return tuple(dict.fromkeys(note for note in found if note is not None))
 
 
 def _fingerprint(

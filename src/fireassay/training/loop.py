@@ -38,13 +38,13 @@ from fireassay.training.error_log import ErrorLog
 from fireassay.training.evaluate import evaluate
 from fireassay.training.interruption import Request
 from fireassay.training.loss import (
-    N_SUMS,
+    Sums,
     Weights,
     errors_of,
-    loss_sums,
-    metric_sums,
+    expected_denominators,
     metrics_of,
     species_weights,
+    sums_of,
     total,
 )
 from fireassay.training.metrics_log import MetricsLog
@@ -101,7 +101,11 @@ class Loop:
         self.log = MetricsLog(folder, recipe.tensorboard and ranks.main)
         self.position = Position()
         self.best: list[Tensor] | None = None
-        self.sums = torch.zeros(N_SUMS, dtype=torch.float64, device=device)
+        self.sums = Sums.zeros(device)
+        self._expected = {
+            stage: expected_denominators(train, recipe.loss_in(stage), self.species, weights).to(device)
+            for stage in (1, 2)
+        }
         self._forces, self._stress = _needed(recipe, error_log, train)
         self._began = time.monotonic()
         self._saved = self._began
@@ -190,7 +194,7 @@ class Loop:
         tensors, values = random_state(self.device, self.ranks)
         tensors |= {f"model.{name}": value for name, value in self.potential.state_dict().items()}
         tensors |= optimiser_state(self.optimiser)
-        tensors["sums"] = self.ranks.summed(self.sums)
+        tensors["sums"] = self.ranks.summed(self.sums.vector)
         content = {
             "position": {**asdict(self.position), "seconds": self.seconds},
             "rate": self.rate.state(),
@@ -223,7 +227,7 @@ class Loop:
         self._epoch_began = self.seconds
         self.rate.restore(content["rate"])
         self.rate.epochs = self.position.epochs(self.recipe)
-        self.sums.copy_(tensors["sums"]) if self.ranks.main else self.sums.zero_()
+        self.sums = Sums.of(tensors["sums"].to(self.device)) if self.ranks.main else Sums.zeros(self.device)
         if self.ema is not None:
             self.ema.steps = content["ema"]
             self._fill("ema", self.ema.shadow, tensors)
@@ -265,34 +269,28 @@ class Loop:
 
     def step(self, chosen: Tensor, loss: Any, lr: float) -> tuple[bool, int]:
         """One step on the global batch `chosen`; returns whether to save, and the signal that asks to stop or 0."""
-        flags = torch.zeros(5, dtype=torch.float64, device=self.device)
         mine = chosen[self.ranks.rank :: self.ranks.world]
         self.optimiser.zero_grad(set_to_none=True)
-        numerators = None
+        sums = value = None
         if len(mine):
             batch = self.train.select(mine, self.dtype, self.device)
             prediction = self.potential.predict(batch.graph, self._forces, self._stress, differentiable=True)
             errors = errors_of(prediction, batch)
-            numerators = loss_sums(errors, batch, loss, self.species, self.weights)
-            detached = torch.cat([numerators.detach(), metric_sums(errors, batch)])
-            flags[:3] = detached[3:6]
+            sums = sums_of(errors, batch, loss, self.species, self.weights)
+            value = total(loss, sums.numerators, len(chosen) * self._expected[self.position.stage])
+            value.backward()
         save, leave = self._wishes()
         if self.ranks.world > 1:
-            flags[3:] = flags.new_tensor([save, leave])
-            flags = self.ranks.summed(flags)
-            save, leave = bool(flags[3] > 0), int(flags[4])
-        value = flags.new_zeros(())
-        if numerators is not None:
-            value = total(loss, numerators, flags[:3])
-            value.backward()
+            wishes = self.ranks.summed(torch.tensor([save, leave], dtype=torch.float64, device=self.device))
+            save, leave = bool(wishes[0] > 0), int(wishes[1])
         norm = self._gradient_norm()
-        self._check_finite(value.detach(), norm, chosen)
+        self._check_finite(torch.zeros(()) if value is None else value.detach(), norm, chosen)
         set_rate(self.optimiser, lr)
         self.optimiser.step()
         if self.ema is not None:
             self.ema.update()
-        if numerators is not None:
-            self.sums += detached
+        if sums is not None:
+            self.sums = self.sums.plus(sums)
             if self.error_log is not None:
                 self.error_log.record(batch, errors)
         return save, leave
@@ -328,7 +326,7 @@ class Loop:
         except _Postponed:
             self.save()
             self._leave(self.request.signal or 0)
-        train = metrics_of(recipe.loss_in(position.stage), self.ranks.summed(self.sums))
+        train = metrics_of(recipe.loss_in(position.stage), Sums.of(self.ranks.summed(self.sums.vector)))
         if self.error_log is not None:
             self.error_log.end_epoch()
         if self.swa is not None and position.averaging:
@@ -336,7 +334,7 @@ class Loop:
         self._log(epoch, train, validation)
         self._judge(epoch, validation if self.validation is not None else train)
         position.epoch, position.batch, position.gradient_norm = epoch, 0, 0.0
-        self.sums.zero_()
+        self.sums = Sums.zeros(self.device)
         self._stop_early()
 
     def _log(self, epoch: int, train: dict[str, float], validation: dict[str, float]) -> None:

@@ -15,11 +15,40 @@ from fireassay.errors import InputError
 from fireassay.potential import Prediction
 from fireassay.training.recipe import EnergyTerm, ForcesTerm, Loss, StressTerm
 
-# One vector holds all sums of a batch, so that processes and epochs add up with one operation:
-# numerators of the loss (energy, forces, stress), their denominators, then |x|, x^2 and the count of each quantity.
-N_SUMS = 15
 QUANTITIES = ("energy_per_atom", "forces", "stress")
 METRICS = ("loss", *(f"{quantity}_{kind}" for quantity in QUANTITIES for kind in ("mae", "rmse")))
+
+
+class Sums(NamedTuple):
+    """Sums over any number of batches, float64: of the loss's terms energy, forces and stress, and of `QUANTITIES`.
+
+    A term's value is its numerator over its denominator. They add up as one `vector`, over processes, too.
+    """
+
+    numerators: Tensor  # (3,) Σ w penalty; differentiable within a step
+    denominators: Tensor  # (3,) Σ w
+    absolute: Tensor  # (3,) Σ |x|
+    square: Tensor  # (3,) Σ x²
+    count: Tensor  # (3,) of x
+
+    @classmethod
+    def zeros(cls, device: torch.device | str = "cpu") -> Sums:
+        """No batch at all."""
+        return cls.of(torch.zeros(3 * len(cls._fields), dtype=torch.float64, device=device))
+
+    @classmethod
+    def of(cls, vector: Tensor) -> Sums:
+        """The sums of a `vector` (15,)."""
+        return cls(*vector.view(len(cls._fields), 3))
+
+    @property
+    def vector(self) -> Tensor:
+        """All of them (15,), detached."""
+        return torch.cat([value.detach() for value in self])
+
+    def plus(self, other: Sums) -> Sums:
+        """With those of further batches."""
+        return Sums.of(self.vector + other.vector)
 
 
 class Errors(NamedTuple):
@@ -53,27 +82,30 @@ def errors_of(prediction: Prediction, batch: Batch) -> Errors:
     return Errors(_masked(energy, labels.has_energy), forces, stress)
 
 
-def loss_sums(errors: Errors, batch: Batch, loss: Loss, species_weights: Tensor, weights: Weights) -> Tensor:
-    """Numerators and denominators (6,) float64 of the three terms; the first three are differentiable.
+def sums_of(errors: Errors, batch: Batch, loss: Loss, species_weights: Tensor, weights: Weights) -> Sums:
+    """The sums of a batch, of which the numerators are differentiable.
 
-    The loss of one or many batches is `total(loss, sums)` of the summed sums. `species_weights` (119,) weighs the
-    force error of each atomic number.
+    `species_weights` (119,) weighs the force error of each atomic number.
     """
-    structure_weights = torch.ones_like(batch.labels.energy)
-    if weights.structures is not None:
-        structure_weights = weights.structures[batch.structures].to(torch.float64)
-    energy = _energy_sums(errors.energy, batch, loss.energy, structure_weights)
-    forces = stress = (structure_weights.new_zeros(()), structure_weights.new_zeros(()))
+    structure_weights = _structure_weights(batch, weights)
+    zero = structure_weights.new_zeros(())
+    terms = [_energy_sums(errors.energy, batch, loss.energy, structure_weights), (zero, zero), (zero, zero)]
     if errors.forces is not None:
-        forces = _forces_sums(errors.forces, batch, loss.forces, species_weights, structure_weights, weights.atoms)
+        terms[1] = _forces_sums(errors.forces, batch, loss.forces, species_weights, structure_weights, weights.atoms)
     if errors.stress is not None:
-        stress = _stress_sums(errors.stress, batch, loss.stress, structure_weights)
-    terms = (energy, forces, stress)
-    return torch.stack([term[0] for term in terms] + [term[1] for term in terms])
+        terms[2] = _stress_sums(errors.stress, batch, loss.stress, structure_weights)
+    metrics = metric_sums(errors, batch)
+    return Sums(torch.stack([term[0] for term in terms]), torch.stack([term[1] for term in terms]), *metrics)
 
 
-def metric_sums(errors: Errors, batch: Batch) -> Tensor:
-    """Σ|x|, Σx² and the number of x (9,) float64, for x the energy error per atom, the force and stress components."""
+def _structure_weights(batch: Batch, weights: Weights) -> Tensor:
+    if weights.structures is None:
+        return torch.ones_like(batch.labels.energy)
+    return weights.structures[batch.structures].to(torch.float64)
+
+
+def metric_sums(errors: Errors, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ|x|, Σx² and the number of x, (3,) each, for x the energy error per atom, the force and stress components."""
     labels = batch.labels
     per_atom = errors.energy.detach() / _sizes(batch)
     values = [(per_atom, labels.has_energy.sum()), None, None]
@@ -82,37 +114,58 @@ def metric_sums(errors: Errors, batch: Batch) -> Tensor:
     if errors.stress is not None:
         values[2] = (errors.stress.detach(), 9 * labels.has_stress.sum())
     zero = per_atom.new_zeros(())
-    parts: list[Tensor] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for value in values:
         if value is None:
-            parts += [zero, zero, zero]
+            parts.append((zero, zero, zero))
         else:
             error = value[0].to(torch.float64)
-            parts += [error.abs().sum(), error.square().sum(), value[1].to(torch.float64)]
-    return torch.stack(parts)
+            parts.append((error.abs().sum(), error.square().sum(), value[1].to(torch.float64)))
+    absolute, square, count = (torch.stack(column) for column in zip(*parts, strict=True))
+    return absolute, square, count
 
 
-def total(loss: Loss, sums: Tensor, denominators: Tensor | None = None) -> Tensor:
-    """The loss, a scalar, of sums (6,) or longer: Σ weight · numerator / denominator, without the empty terms.
+def total(loss: Loss, numerators: Tensor, denominators: Tensor) -> Tensor:
+    """The loss, a scalar: Σ weight · numerator / denominator over the terms (3,), without the empty ones."""
+    factors = numerators.new_tensor([loss.energy.weight, loss.forces.weight, loss.stress.weight])
+    filled = denominators > 0
+    return (factors * filled * numerators / torch.where(filled, denominators, torch.ones_like(denominators))).sum()
 
-    `denominators` (3,) replace those in `sums` where a batch is spread over processes.
+
+def expected_denominators(dataset: Dataset, loss: Loss, species_weights: Tensor, weights: Weights) -> Tensor:
+    """The denominators (3,) that one structure of the training set has on average, on the CPU.
+
+    The loss of a step on B structures is Σ weight · numerator / (B · this), so that its expectation over batches is the
+    loss of the whole training set, whatever the batch size: a label that few structures have counts as much as it does
+    there, in whichever batches it lies, and a structure's weight is not divided away where it is alone.
     """
-    below = sums[3:6] if denominators is None else denominators
-    factors = sums.new_tensor([loss.energy.weight, loss.forces.weight, loss.stress.weight])
-    return (factors * sums[:3] / torch.where(below > 0, below, torch.ones_like(below))).sum()
+    found = torch.zeros(3, dtype=torch.float64)
+    labels, sizes = dataset.labels, dataset.structure_sizes
+    per_structure = torch.ones(len(dataset), dtype=torch.float64)
+    if weights.structures is not None:
+        per_structure = weights.structures.detach().cpu().to(torch.float64)
+    structure = torch.repeat_interleave(torch.arange(len(dataset)), sizes)
+    per_atom = species_weights.cpu()[dataset.atomic_numbers] * labels.has_forces
+    if weights.atoms is not None:
+        per_atom = per_atom * weights.atoms.detach().cpu()
+    found[0] = (per_structure * labels.has_energy).sum()
+    if loss.forces.average == "atoms":
+        found[1] = (per_atom * per_structure[structure]).sum()
+    else:
+        labelled = torch.zeros(len(dataset), dtype=torch.float64).index_add(0, structure, per_atom) > 0
+        found[1] = (per_structure * labelled).sum()
+    found[2] = (per_structure * labels.has_stress).sum()
+    return found / max(len(dataset), 1)
 
 
-def metrics_of(loss: Loss, sums: Tensor) -> dict[str, float]:
-    """The loss and the MAE and RMSE of every quantity that has labels, from summed sums (15,).
+def metrics_of(loss: Loss, sums: Sums) -> dict[str, float]:
+    """The loss and the MAE and RMSE of every quantity that has labels, from summed sums.
 
     Energies in eV/atom, forces in eV/Å, stress in eV/Å^3, averaged over components.
     """
-    values = sums.tolist()
-    weights = (loss.energy.weight, loss.forces.weight, loss.stress.weight)
-    terms = zip(weights, values[:3], values[3:6], strict=True)
-    metrics = {"loss": float(sum(w * n / d for w, n, d in terms if d > 0))}
-    for k, quantity in enumerate(QUANTITIES):
-        absolute, square, count = values[6 + 3 * k : 9 + 3 * k]
+    metrics = {"loss": float(total(loss, sums.numerators.detach(), sums.denominators))}
+    columns = zip(sums.absolute.tolist(), sums.square.tolist(), sums.count.tolist(), strict=True)
+    for quantity, (absolute, square, count) in zip(QUANTITIES, columns, strict=True):
         if count > 0:
             metrics[f"{quantity}_mae"] = absolute / count
             metrics[f"{quantity}_rmse"] = math.sqrt(square / count)
@@ -149,6 +202,31 @@ def check_labels(loss: Loss, dataset: Dataset, where: str = "training") -> None:
                 f"loss.{name}.weight is {weight:g} but none of the {len(dataset)} {where} structures has {name}; "
                 f"map the file's key for {name}, or set loss.{name}.weight=0"
             )
+
+
+def check_validation(loss: Loss, dataset: Dataset, monitor: str) -> str | None:
+    """A sentence on the terms of the loss that validation frames have no labels for; None when there is none.
+
+    Raises InputError when they have labels for no term, or none for what is monitored: every epoch would look alike.
+    """
+    labels = dataset.labels
+    found = {"energy": labels.has_energy, "forces": labels.has_forces, "stress": labels.has_stress}
+    wanted = [name for name in found if getattr(loss, name).weight > 0]
+    absent = [name for name in wanted if not bool(found[name].any())]
+    if absent == wanted:
+        raise InputError(
+            f"the loss needs {' and '.join(wanted)}, of which the {len(dataset)} validation structures have none; "
+            "take validation frames with these labels, or none at all"
+        )
+    watched = monitor.partition("_")[0]
+    if watched in found and not bool(found[watched].any()):
+        raise InputError(
+            f"monitor is {monitor!r}, of which the {len(dataset)} validation structures have no label; monitor another "
+            "metric, or take validation frames with that label"
+        )
+    if not absent:
+        return None
+    return f"no validation structure has {' or '.join(absent)}: the validation loss is without"
 
 
 def _energy_sums(error: Tensor, batch: Batch, term: EnergyTerm, structure_weights: Tensor) -> tuple[Tensor, Tensor]:

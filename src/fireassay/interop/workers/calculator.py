@@ -2,8 +2,8 @@
 
 Requests and answers are npz archives, each after its length as 8 bytes, little-endian, on standard input and output.
 A request holds the structures of exchange.py and `wanted`, whether forces and stress are; an answer `energy` (S,) eV,
-`forces` (N, 3) eV/Å, `stress` (S, 3, 3) eV/Å^3 in ASE's sign, NaN where a structure is not periodic in three
-directions, and `messages` (S,), empty but for structures whose calculation failed, which are NaN; or `error`, one line.
+`forces` (N, 3) eV/Å, `stress` (S, 3, 3) eV/Å^3 in ASE's sign, NaN where a structure is not periodic in any
+direction, and `messages` (S,), empty but for structures whose calculation failed, which are NaN; or `error`, one line.
 The first answer comes after `BEGIN`, since an interpreter may have greeted on its standard output, and is empty.
 """
 
@@ -63,7 +63,7 @@ def answer(calculator: Any, request: Any) -> dict[str, np.ndarray]:
         atoms = Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
         tell(atoms, frame)
         atoms.calc = calculator
-        solid = bool(np.all(frame.pbc)) and abs(float(np.linalg.det(frame.cell))) > 1e-12
+        solid = bool(np.any(frame.pbc)) and abs(float(np.linalg.det(frame.cell))) > 1e-12
         energy, pull, tensor, message = float("nan"), np.full((len(atoms), 3), np.nan), np.full((3, 3), np.nan), ""
         try:
             found = np.array(atoms.get_forces(), dtype=float) if forces else pull
