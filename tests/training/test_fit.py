@@ -18,10 +18,9 @@ from fireassay.training.checkpoint import load_checkpoint, load_weights
 from fireassay.training.error_log import raw_errors
 from fireassay.training.evaluate import evaluate
 from fireassay.training.fit import FitResult, fit
-from fireassay.training.loop import Diverged
+from fireassay.training.loop import Diverged, Loop
 from fireassay.training.loss import Weights
-from fireassay.training.position import Position, plan
-from fireassay.training.recipe import ErrorLogging, Loss, Recipe
+from fireassay.training.recipe import Checkpointing, ErrorLogging, Loss, Recipe
 from training.toy_frames import CUTOFF, labelled_frames, network
 
 
@@ -175,27 +174,119 @@ def test_a_time_limit_shortens_the_plan(tmp_path: Path, train: Dataset) -> None:
     assert 4 <= n < 1000
     assert result.seconds < 3
     assert table[-1]["lr"] < 0.1 * table[0]["lr"]
-    assert 0.3 * n < [row["stage"] for row in table].count(1) < 0.7 * n
+    first = next(row["seconds"] for row in table if row["stage"] == 2)
+    assert 0.8 < first < 1.4  # half of the time
     assert trained(tmp_path, train, None, **changes)[1].epochs == n
 
 
-def test_a_plan_follows_the_pace() -> None:
-    settings = recipe(epochs=100, stopping={"max_seconds": 100.0, "shorten": True})
-    position = Position(epoch=1)
-    assert not plan(position, settings, seconds=7.0)
-    position.epoch = 3
-    assert plan(position, settings, seconds=11.0)
-    assert position.epochs(settings) == 3 + 43
-    assert position.start_of(50, settings) == 23
-    position.epoch = 10
-    assert not plan(position, settings, seconds=30.0)
-    position.epoch = 17
-    assert plan(position, settings, seconds=55.0)  # now 3 s an epoch
-    assert position.epochs(settings) == 17 + 14
-    position.epoch, position.next_plan = 20, 20
-    assert plan(position, settings, seconds=8.0)
-    assert position.epochs(settings) == 100
-    assert plan(Position(epoch=3), settings, seconds=500.0)
+class FakeClock:
+    """A clock that a training drives: each step takes `pace(seconds so far)`, and nothing else takes time."""
+
+    def __init__(self, pace, monkeypatch: pytest.MonkeyPatch, validation: float = 0.0) -> None:
+        self.now = 0.0
+        step, validate = Loop.step, Loop.validate
+
+        def slow_step(loop, *arguments):
+            found = step(loop, *arguments)
+            self.now += pace(self.now)
+            return found
+
+        def slow_validation(loop, *arguments):
+            self.now += validation
+            return validate(loop, *arguments)
+
+        monkeypatch.setattr(Loop, "step", slow_step)
+        monkeypatch.setattr(Loop, "validate", slow_validation)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+LIMITED = {
+    "epochs": 200,
+    "batch_size": 4,
+    "schedule": {"name": "cosine"},
+    "stage_two": {"start_epoch": 0.5, "energy_weight": 2},
+    "swa": {"start_epoch": 0.75},
+}
+
+
+@pytest.mark.parametrize(
+    "pace",
+    [
+        pytest.param(lambda now: 1.0, id="steady"),
+        pytest.param(lambda now: 1.0 if now < 50 else 10.0, id="ten times slower at half"),
+        pytest.param(lambda now: 5.0 if now < 50 else 0.2, id="faster at half"),
+        pytest.param(lambda now: 20.0, id="an epoch longer than half of it"),
+    ],
+)
+def test_a_time_limit_is_kept_and_the_schedule_follows_the_clock(
+    tmp_path, train, validation, monkeypatch, pace
+) -> None:
+    clock = FakeClock(pace, monkeypatch, validation=0.5)
+    changes = {**LIMITED, "stopping": {"max_seconds": 100.0, "shorten": True}}
+    result = fit(network(), train, validation, recipe(**changes), tmp_path, clock=clock)
+    table = rows(tmp_path)
+    assert result.finished == "max_seconds"
+    assert 100 - 2 * pace(clock.now) - 3 < clock.now <= 100 + pace(clock.now)
+    slowest = pace(99.0) / 100
+    assert table[-1]["lr"] <= 0.01 * (1 + math.cos(math.pi * (1 - 3 * slowest - 0.04))) / 2
+    stages = [row["stage"] for row in table]
+    assert stages[-1] == 2
+    begun = next(row["seconds"] for row in table if row["stage"] == 2)
+    assert begun >= 45
+    assert result.source == "swa"
+    assert 0 < result.share <= 1
+
+
+def test_without_shortening_a_time_limit_cuts_within_an_epoch(tmp_path, train, monkeypatch) -> None:
+    clock = FakeClock(lambda now: 7.0, monkeypatch)
+    result = fit(network(), train, None, recipe(epochs=50, stopping={"max_seconds": 40.0}), tmp_path, clock=clock)
+    steps = math.ceil(len(train) / recipe().batch_size)
+    assert result.finished == "max_seconds"
+    assert clock.now == 35.0
+    assert result.epochs == 5 // steps + 1
+    assert result.share == (5 % steps) / steps
+
+
+def test_a_limit_shorter_than_a_step_leaves_one_step(tmp_path, train, validation, monkeypatch) -> None:
+    clock = FakeClock(lambda now: 60.0, monkeypatch, validation=1.0)
+    result = fit(network(), train, validation, recipe(epochs=50, stopping={"max_seconds": 10.0}), tmp_path, clock=clock)
+    assert (result.finished, result.epochs) == ("max_seconds", 1)
+    assert clock.now <= 121
+    assert "validation.loss" in result.last
+
+
+def test_a_resumed_training_keeps_to_the_time_that_is_left(tmp_path, train, monkeypatch) -> None:
+    clock = FakeClock(lambda now: 1.0, monkeypatch)
+    changes = {**LIMITED, "stopping": {"max_seconds": 30.0, "shorten": True}}
+    settings = recipe(**changes)
+
+    def until(seconds: float):
+        def asked(loop) -> None:
+            if clock.now >= seconds:
+                raise KeyboardInterrupt
+
+        return asked
+
+    saved = Checkpointing(every_batches=1)
+    real = Loop.save
+
+    def save(loop) -> None:
+        real(loop)
+        until(12.0)(loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(), train, None, settings, tmp_path, clock=clock, checkpointing=saved)
+    stopped = clock.now
+    clock.now += 1000.0  # an interruption is not training
+    result = fit(network(), train, None, settings, tmp_path, clock=clock, checkpointing=saved)
+    assert result.finished == "max_seconds"
+    assert clock.now - 1000.0 <= 30.0
+    assert result.seconds == pytest.approx(clock.now - 1000.0, abs=1.5)
+    assert 12.0 <= stopped <= 13.0
 
 
 def test_patience_brings_the_next_phase_first(tmp_path: Path, train: Dataset, validation: Dataset) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,8 @@ class FitResult:
 
     source: Literal["live", "ema", "swa"]  # which weights the potential has now
     finished: str  # epochs, patience, lr_below, max_steps, max_seconds or target
-    epochs: int  # complete epochs
+    epochs: int  # that were begun
+    share: float  # of the last of them that was done; less than one when the time limit cut it
     best_epoch: int  # from 1
     best: dict[str, float | None]  # the row of the best epoch; under SWA, `validation.` of the average
     last: dict[str, float | None]  # the row of the last epoch
@@ -56,13 +58,14 @@ def fit(
     weights: Weights | None = None,
     error_log: ErrorLogging | None = None,
     checkpointing: Checkpointing | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FitResult:
     """Trains `potential` in place, in its own dtype, and leaves it with the best weights, in evaluation mode.
 
     `folder` receives metrics.jsonl, metrics.csv, errors.npz and checkpoint/ (see docs/records.md). With `resume` "auto"
     a training that the folder holds goes on exactly where it stopped, otherwise a new one begins; True demands one,
     False refuses one. `weights` weigh structures and atoms in the loss; `error_log` and `checkpointing` replace the
-    recipe's. Under torchrun the processes share each batch.
+    recipe's. Under torchrun the processes share each batch. `clock` tells the time in s.
 
     Raises InputError for data, recipe or checkpoint that cannot be used; `Diverged`, one of them, when the loss is no
     longer finite; Interrupted after SIGTERM or Ctrl-C, once the state is saved.
@@ -86,6 +89,7 @@ def fit(
             fingerprint=fingerprint,
             request=request,
             progress=progress if progress is not None and ranks.main else Silent(),
+            clock=clock,
         )
         _resume(loop, resume)
         loop.run()
@@ -139,9 +143,9 @@ def _reopen(loop: Loop, before: Mapping[str, Any]) -> None:
     stopping = loop.recipe.stopping.model_dump(mode="json")
     if before["recipe"]["stopping"] == stopping:
         return
+    # Time that is over stays over: a limit that is still exceeded ends the training again after a step.
     position = loop.position
-    position.finished, position.planned, position.next_plan = "", None, position.epoch + 1
-    loop.rate.epochs = loop.recipe.epochs
+    position.finished, position.clock, position.share = "", 0.0, 1.0
 
 
 def _finish(loop: Loop, notes: tuple[str, ...]) -> FitResult:
@@ -169,6 +173,7 @@ def _finish(loop: Loop, notes: tuple[str, ...]) -> FitResult:
         source=source,
         finished=position.finished,
         epochs=position.epoch,
+        share=position.share,
         best_epoch=position.epoch if source == "swa" else position.best_epoch,
         best=row,
         last=dict(position.last_row),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import signal
-import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from fireassay.training.loss import (
     total,
 )
 from fireassay.training.metrics_log import MetricsLog
-from fireassay.training.position import Position, begin_phases, plan, stop_early
+from fireassay.training.position import Position, begin_phases, clock_of, phase_is_due, stop_early
 from fireassay.training.recipe import Checkpointing, ErrorLogging, Plateau, Recipe
 from fireassay.training.schedule import Rate, make_optimiser, named_trainable, set_rate
 
@@ -83,6 +83,7 @@ class Loop:
         fingerprint: dict[str, Any],
         request: Request,
         progress: Progress,
+        clock: Callable[[], float],
     ) -> None:
         self.potential, self.train, self.validation = potential, train, validation
         self.recipe, self.folder, self.device, self.ranks = recipe, folder, device, ranks
@@ -107,15 +108,16 @@ class Loop:
             for stage in (1, 2)
         }
         self._forces, self._stress = _needed(recipe, error_log, train)
-        self._began = time.monotonic()
-        self._saved = self._began
-        self._epoch_began = self.seconds
-        self._best_changed = self._planned = False
+        self._clock = clock
+        self._began = self._saved = clock()
+        self._best_changed = False
+        self._step_seconds = self._validation_seconds = 0.0  # of long ones lately, for the end before a time limit
+        self._step_began, self._stepped, self._shown = 0.0, False, 0
 
     @property
     def seconds(self) -> float:
         """Training time in s, interruptions excluded."""
-        return self.position.seconds + time.monotonic() - self._began
+        return self.position.seconds + self._clock() - self._began
 
     def run(self) -> None:
         """Trains until the recipe's end. Raises Interrupted after saving when asked to stop, Diverged, InputError."""
@@ -123,14 +125,14 @@ class Loop:
         self._show()
         try:
             while not position.finished:
-                if position.epoch >= position.epochs(self.recipe):
+                if position.epoch >= self.recipe.epochs:
                     position.finished = "epochs"
                     break
                 if begin_phases(position, self.recipe, self.rate):
                     self.best = None
                 self._train_epoch()
                 self._end_epoch()
-                last = bool(position.finished) or position.epoch >= position.epochs(self.recipe)
+                last = bool(position.finished) or position.epoch >= self.recipe.epochs
                 asked = self._asked(self.request.signal)
                 if last or asked or self._epoch_is_saved():
                     self.save()
@@ -140,12 +142,15 @@ class Loop:
             self.progress.stop()
 
     def _show(self) -> None:
-        """Begins the progress display, anew when the number of epochs has changed."""
+        """Begins the progress display, anew when the number of epochs that is expected has changed much."""
         frames, position, most = len(self.train), self.position, self.recipe.stopping.max_steps
         epochs = position.epochs(self.recipe)
         if most is not None:
             left = max(most - position.steps, 0) / len(self.batches(position.epoch))
             epochs = min(epochs, position.epoch + math.ceil(left))
+        if abs(epochs - self._shown) <= 0.1 * self._shown:
+            return
+        self._shown = epochs
         self.progress.start("training", epochs * frames, position.epoch * frames)
 
     def batches(self, epoch: int) -> list[Tensor]:
@@ -187,7 +192,7 @@ class Loop:
         checkpoint = self.state()
         if self.ranks.main:
             save_checkpoint(self.folder / CHECKPOINTS, checkpoint, self.position.epoch, self.position.batch)
-        self._saved = time.monotonic()
+        self._saved = self._clock()
 
     def state(self) -> Checkpoint:
         """Everything that the rest of the training depends on."""
@@ -223,10 +228,9 @@ class Loop:
         restore_optimiser(self.optimiser, tensors)
         restore_random_state(tensors, content["rng"], self.device, self.ranks)
         self.position = Position(**content["position"])
-        self._began = self._saved = time.monotonic()
-        self._epoch_began = self.seconds
+        self._began = self._saved = self._clock()
         self.rate.restore(content["rate"])
-        self.rate.epochs = self.position.epochs(self.recipe)
+        self.rate.clock = self.position.clock
         self.sums = Sums.of(tensors["sums"].to(self.device)) if self.ranks.main else Sums.zeros(self.device)
         if self.ema is not None:
             self.ema.steps = content["ema"]
@@ -257,18 +261,33 @@ class Loop:
         while position.batch < len(batches):
             chosen = batches[position.batch]
             started = (position.epoch + position.batch / len(batches), 1 / len(batches))
-            save, leave = self.step(chosen, loss, self.rate.at(*started, position.steps))
+            self._step_began = self.seconds
+            save, leave, cut = self.step(chosen, loss, started)
+            if self._stepped:  # the first one compiles kernels
+                self._step_seconds = max(0.9 * self._step_seconds, self.seconds - self._step_began)
+            self._stepped = True
             position.batch += 1
             position.steps += 1
             self.progress.advance(len(chosen))
             last = position.batch == len(batches)
+            if cut and not leave:
+                position.share = position.batch / len(batches)
+                position.finished = "max_seconds"
+                swa = self.recipe.swa
+                position.averaging |= swa is not None and position.has_come(swa.start_epoch, self.recipe)
+                return
+            if not last and not leave and phase_is_due(position, self.recipe):
+                return
             if leave or save or (every is not None and position.batch % every == 0 and not last):
                 self.save()
             if leave:
                 self._leave(leave)
 
-    def step(self, chosen: Tensor, loss: Any, lr: float) -> tuple[bool, int]:
-        """One step on the global batch `chosen`; returns whether to save, and the signal that asks to stop or 0."""
+    def step(self, chosen: Tensor, loss: Any, started: tuple[float, float]) -> tuple[bool, int, bool]:
+        """One step on the global batch `chosen`, which began at the time `started[0]` and takes `started[1]` epochs.
+
+        Returns whether to save, the signal that asks to stop or 0, and whether the time limit leaves room for no other.
+        """
         mine = chosen[self.ranks.rank :: self.ranks.world]
         self.optimiser.zero_grad(set_to_none=True)
         sums = value = None
@@ -279,13 +298,15 @@ class Loop:
             sums = sums_of(errors, batch, loss, self.species, self.weights)
             value = total(loss, sums.numerators, len(chosen) * self._expected[self.position.stage])
             value.backward()
-        save, leave = self._wishes()
-        if self.ranks.world > 1:
-            wishes = self.ranks.summed(torch.tensor([save, leave], dtype=torch.float64, device=self.device))
-            save, leave = bool(wishes[0] > 0), int(wishes[1])
+        save, leave, cut, clock = self._wishes()
+        if self.ranks.world > 1:  # one process's clock decides for all
+            mine = [save, leave, *((cut, clock) if self.ranks.main else (0.0, 0.0))]
+            agreed = self.ranks.summed(torch.tensor(mine, dtype=torch.float64, device=self.device)).tolist()
+            save, leave, cut, clock = agreed[0] > 0, int(agreed[1]), agreed[2] > 0, agreed[3]
+        self.position.clock = self.rate.clock = clock
         norm = self._gradient_norm()
         self._check_finite(torch.zeros(()) if value is None else value.detach(), norm, chosen)
-        set_rate(self.optimiser, lr)
+        set_rate(self.optimiser, self.rate.at(*started, self.position.steps))
         self.optimiser.step()
         if self.ema is not None:
             self.ema.update()
@@ -293,7 +314,7 @@ class Loop:
             self.sums = self.sums.plus(sums)
             if self.error_log is not None:
                 self.error_log.record(batch, errors)
-        return save, leave
+        return save, leave, cut
 
     def _gradient_norm(self) -> Tensor:
         for parameter in self.parameters:
@@ -319,13 +340,16 @@ class Loop:
         position, recipe = self.position, self.recipe
         epoch = position.epoch + 1
         due = self.validation is not None and (
-            epoch % recipe.validation_interval == 0 or epoch == position.epochs(recipe)
+            epoch % recipe.validation_interval == 0 or epoch == recipe.epochs or position.finished == "max_seconds"
         )
+        began = self._clock()
         try:
             validation = self.validate(self.averaged()) if due else {}
         except _Postponed:
             self.save()
             self._leave(self.request.signal or 0)
+        if due:
+            self._validation_seconds = max(self._validation_seconds, self._clock() - began)
         train = metrics_of(recipe.loss_in(position.stage), Sums.of(self.ranks.summed(self.sums.vector)))
         if self.error_log is not None:
             self.error_log.end_epoch()
@@ -368,30 +392,32 @@ class Loop:
             self._best_changed = True
 
     def _stop_early(self) -> None:
-        position, stopping = self.position, self.recipe.stopping
+        position, cut = self.position, self.position.finished
         stop_early(position, self.recipe, self.rate)
-        now, began = self.seconds, self._epoch_began
-        self._epoch_began = now
-        if stopping.max_seconds is None:
-            return
-        agreed = self.ranks.largest(torch.tensor(now, dtype=torch.float64, device=self.device))
-        self._planned = plan(position, self.recipe, float(agreed))
-        if self._planned:
-            self._show()
-        self.rate.epochs = position.epochs(self.recipe)
-        if self._asked(now + (now - began) > stopping.max_seconds):
-            position.finished = position.finished or "max_seconds"
+        position.finished = cut or position.finished
+        self._show()
 
     def _epoch_is_saved(self) -> bool:
         settings = self.checkpointing
-        rested = self._planned or time.monotonic() - self._saved >= settings.rest_seconds
-        due = self._planned or self.position.epoch % settings.every_epochs == 0
+        rested = self._clock() - self._saved >= settings.rest_seconds
+        due = self.position.epoch % settings.every_epochs == 0
         return due and self._asked(rested and self.ranks.main)
 
-    def _wishes(self) -> tuple[bool, int]:
-        minutes = self.checkpointing.every_minutes
-        due = minutes is not None and time.monotonic() - self._saved > 60 * minutes
-        return due and self.ranks.main, self.request.signal or 0
+    def _wishes(self) -> tuple[bool, int, bool, float]:
+        """Whether to save, the signal to stop or 0, whether the time is over, and its share at the end of this step."""
+        minutes, limit, now = self.checkpointing.every_minutes, self.recipe.stopping.max_seconds, self.seconds
+        due = minutes is not None and self._clock() - self._saved > 60 * minutes
+        ends = max(now, self._step_began + self._step_seconds)
+        over = limit is not None and ends + self._step_seconds + self._end_seconds() >= limit
+        return due and self.ranks.main, self.request.signal or 0, over, clock_of(self.recipe, ends)
+
+    def _end_seconds(self) -> float:
+        """What the validations after the last step will take: that of its epoch, and that of the SWA average."""
+        if self.validation is None:
+            return 0.0
+        steps = len(self.validation) / self.recipe.batch_size / 3  # without a backward pass, until it is measured
+        one = self._validation_seconds or self._step_seconds * steps
+        return one * (2 if self.swa is not None else 1)
 
     def _asked(self, wish: Any) -> bool:
         """Whether any process wishes so."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from fireassay.training.recipe import Recipe
 from fireassay.training.schedule import Rate
 
-_SHARE = 0.97  # of the time limit that planned epochs may fill
+_SHARE = 0.97  # of the time limit that a shortened training plans with
 
 
 @dataclass
@@ -17,9 +18,8 @@ class Position:
     epoch: int = 0
     batch: int = 0  # of the epoch under way
     steps: int = 0  # in all
-    planned: int | None = None  # epochs, once the time limit has had a say
-    next_plan: int = 3  # complete epochs at which the plan is made again
-    first_seconds: float = 0.0  # time of the first epoch
+    clock: float = 0.0  # share of the time limit that is over, in a training that it may shorten
+    share: float = 1.0  # of the last epoch that was done before the time limit cut it
     stage: int = 1
     averaging: bool = False  # whether SWA has begun
     early: bool = False  # whether the next phase begins before its time, because patience has run out
@@ -33,26 +33,52 @@ class Position:
     finished: str = ""  # why the training has ended
 
     def epochs(self, recipe: Recipe) -> int:
-        """Epochs in all."""
-        return recipe.epochs if self.planned is None else min(self.planned, recipe.epochs)
+        """Epochs that are expected in all: the recipe's, or as many as the clock will allow at the pace so far."""
+        if self.epoch == 0 or self.clock <= self.epoch / recipe.epochs:
+            return recipe.epochs
+        return min(recipe.epochs, max(self.epoch, math.ceil(self.epoch / self.clock)))
 
-    def start_of(self, start_epoch: int | float, recipe: Recipe) -> int:
-        """The epoch (from 1) at which a phase begins, moved forward when there are fewer epochs than in the recipe."""
+    def has_come(self, start_epoch: int | float, recipe: Recipe) -> bool:
+        """Whether the epoch at which a phase begins has come, or its share of the time."""
         if start_epoch < 1:
-            return int(start_epoch * self.epochs(recipe)) + 1
-        return max(1, int(start_epoch) * self.epochs(recipe) // recipe.epochs)
+            return self.epoch >= int(start_epoch * recipe.epochs) or self.clock >= start_epoch
+        return self.epoch + 1 >= start_epoch or (self.clock > 0 and self.clock >= (start_epoch - 1) / recipe.epochs)
+
+
+def clock_of(recipe: Recipe, seconds: float) -> float:
+    """The share of the time limit that is over after `seconds`; 0 unless the training is to be shortened to it."""
+    stopping = recipe.stopping
+    if stopping.max_seconds is None or not stopping.shorten:
+        return 0.0
+    return min(seconds / (_SHARE * stopping.max_seconds), 1.0)
+
+
+def _pending(position: Position, recipe: Recipe) -> list[tuple[int | float, str, float | None]]:
+    """The phases to come: when they begin, their names and learning rates."""
+    pending: list[tuple[int | float, str, float | None]] = []
+    if recipe.stage_two is not None and position.stage == 1:
+        pending.append((recipe.stage_two.start_epoch, "stage_two", recipe.stage_two.lr))
+    if recipe.swa is not None and not position.averaging:
+        pending.append((recipe.swa.start_epoch, "swa", recipe.swa.lr))
+    order = {start: start if start < 1 else (start - 1) / recipe.epochs for start, _, _ in pending}
+    return sorted(pending, key=lambda phase: (order[phase[0]], phase[1]))
+
+
+def phase_is_due(position: Position, recipe: Recipe) -> bool:
+    """Whether the clock asks for the next phase within an epoch, which then ends early."""
+    if not position.clock:
+        return False
+    return any(
+        position.clock >= (start if start < 1 else (start - 1) / recipe.epochs)
+        for start, _, _ in _pending(position, recipe)
+    )
 
 
 def begin_phases(position: Position, recipe: Recipe, rate: Rate) -> bool:
     """Begins stage two and SWA when their epoch has come; returns whether the best weights are to be forgotten."""
-    pending = []
-    if recipe.stage_two is not None and position.stage == 1:
-        pending.append((position.start_of(recipe.stage_two.start_epoch, recipe), "stage_two", recipe.stage_two.lr))
-    if recipe.swa is not None and not position.averaging:
-        pending.append((position.start_of(recipe.swa.start_epoch, recipe), "swa", recipe.swa.lr))
     forget = False
-    for start, name, lr in sorted(pending, key=lambda phase: phase[:2]):
-        if position.epoch + 1 < start and not position.early:
+    for start, name, lr in _pending(position, recipe):
+        if not position.has_come(start, recipe) and not position.early:
             continue
         position.early, position.phase_began = False, position.epoch
         if lr is not None:
@@ -82,21 +108,3 @@ def stop_early(position: Position, recipe: Recipe, rate: Rate) -> None:
     if stopping.max_steps is not None and position.steps >= stopping.max_steps:
         reason = "max_steps"
     position.finished = reason
-
-
-def plan(position: Position, recipe: Recipe, seconds: float) -> bool:
-    """Fits the number of epochs to the time limit, after `seconds` of training; returns whether it was time to do so.
-
-    This is done after the third epoch and each time a third of what was left is over, by the mean time of the epochs so
-    far without the first, in which kernels are compiled. Clocks decide, so the plan belongs to the state.
-    """
-    limit = recipe.stopping.max_seconds
-    if position.epoch <= 1:
-        position.first_seconds = seconds
-    if limit is None or not recipe.stopping.shorten or position.epoch < position.next_plan:
-        return False
-    per_epoch = (seconds - position.first_seconds) / max(position.epoch - 1, 1)
-    affordable = position.epoch + int(max(_SHARE * limit - seconds, 0.0) / max(per_epoch, 1e-9))
-    position.planned = max(min(affordable, recipe.epochs), position.epoch)
-    position.next_plan = position.epoch + max(1, (position.planned - position.epoch) // 3)
-    return True

@@ -69,10 +69,7 @@ class Rate:
     best: float | None = None
     bad_epochs: int = 0
     constant: float | None = None
-    epochs: int = 0  # length of a cosine; the recipe's unless set
-
-    def __post_init__(self) -> None:
-        self.epochs = self.epochs or self.recipe.epochs
+    clock: float = 0.0  # share of the time limit that is over: a cosine is no earlier than that
 
     def at(self, time: float, step: float = 0.0, steps: int = 0) -> float:
         """The rate of a step that begins `time` epochs and `steps` steps after the start and takes `step` of an epoch.
@@ -85,7 +82,8 @@ class Rate:
         schedule, epoch = recipe.schedule, math.floor(time)
         factor, warm = self.factor, self._warm(time + step, steps + bool(step))
         if isinstance(schedule, Cosine):
-            share = (1 + math.cos(math.pi * min(time / self.epochs, 1.0))) / 2
+            done = max(time / recipe.epochs, self.clock)
+            share = (1 + math.cos(math.pi * min(done, 1.0))) / 2
             return warm * (recipe.min_lr + max(base - recipe.min_lr, 0.0) * share)
         if isinstance(schedule, Exponential):
             factor = schedule.factor**epoch
