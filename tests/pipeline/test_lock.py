@@ -139,8 +139,8 @@ def contend(folder: str, barrier, owners) -> None:
 def test_of_several_that_take_over_at_once_one_succeeds(tmp_path):
     elsewhere(tmp_path, age=1000)
     context = multiprocessing.get_context("fork")
-    barrier, owners = context.Barrier(4), context.Value("i", 0)
-    processes = [context.Process(target=contend, args=(str(tmp_path), barrier, owners)) for _ in range(4)]
+    barrier, owners = context.Barrier(8), context.Value("i", 0)
+    processes = [context.Process(target=contend, args=(str(tmp_path), barrier, owners)) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:

@@ -22,6 +22,7 @@ from fireassay.errors import InputError
 from fireassay.records.provenance import command_line
 
 LOCK: Final = ".lock"
+TAKEOVER: Final = ".lock.takeover"  # held while a lock is removed whose owner is gone
 BEAT: Final = 10.0  # s between two signs of life
 SILENCE: Final = 90.0  # s without one, after which an owner on another machine counts as gone
 
@@ -108,13 +109,21 @@ def _clear(path: Path, identity: dict[str, Any]) -> None:
             f"{path.parent} is in use by {who} ({owner.get('command', 'unknown command')}); "
             "wait for it or stop it, or choose another folder"
         )
-    aside = path.with_name(f".{path.name}.{identity['nonce']}.old")
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(path, aside)  # one of several that want to take over succeeds
-        if _read(aside).get("nonce") != owner.get("nonce"):  # it was a new owner's after all
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, path)
-        aside.unlink()
+    guard = path.with_name(TAKEOVER)
+    try:
+        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:  # another process is at it; one that was killed there leaves the guard
+        with contextlib.suppress(OSError):
+            if _now(path.parent) - guard.stat().st_mtime > SILENCE:
+                guard.unlink()
+        time.sleep(0.05)
+        return
+    try:
+        # Only who holds the guard removes a lock, so that what is looked at here is what is removed.
+        if _read(path).get("nonce") == owner.get("nonce"):
+            path.unlink(missing_ok=True)
+    finally:
+        guard.unlink(missing_ok=True)
 
 
 def _alive(path: Path, owner: dict[str, Any], identity: dict[str, Any]) -> bool:
