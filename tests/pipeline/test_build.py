@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,21 @@ def test_settings_that_only_the_constructor_can_judge_are_one_line(material):
     with pytest.raises(InputError) as caught:
         made(material, {"type": "nequip", "average_neighbours": [4.0, 9.0]})
     assert "\n" not in str(caught.value)
+
+
+def charged(material: Material, charges) -> Material:
+    def of(frames):
+        return [replace(s, charge=float(q)) for s, q in zip(frames, charges, strict=False)]
+
+    return replace(material, train=of(material.train), validation=of(material.validation))
+
+
+def test_frames_that_differ_by_charge_alone_are_refused_but_where_it_is_used(material):
+    both = charged(material, np.arange(len(material.train)) % 2)
+    with pytest.raises(InputError, match="a potential that does not use charge cannot fit both"):
+        made(both, {"type": "painn", **SMALL["painn"]})
+    physnet = {key: value for key, value in SMALL["physnet"].items() if key != "short_cutoff"}
+    advised = {**physnet, "charge_conservation": "total"}
+    assert made(both, {"type": "physnet", **advised}).notes == ()
+    same = charged(material, np.ones(len(material.train)))
+    assert made(same, {"type": "painn", **SMALL["painn"]}).notes == ()

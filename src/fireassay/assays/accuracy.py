@@ -19,6 +19,7 @@ from fireassay import metrics
 from fireassay.assays.assay import Assay, Need, Subject
 from fireassay.assays.predictions import Predictions, dataset_for, datasets_for, predict
 from fireassay.data.datasets import Dataset
+from fireassay.data.electronic_state import unseen
 from fireassay.data.fingerprint import fingerprint
 from fireassay.data.molecules import formula, molecules
 from fireassay.data.split import group_numbers
@@ -75,6 +76,9 @@ def run(subject: Subject, settings: AccuracySettings) -> AccuracyResult:
     for split, dataset in data.items():
         shift, note = _shift(split, dataset, zero)
         notes += note
+        extrapolated = unseen(subject.train, dataset.structures)
+        if extrapolated is not None:
+            notes.append(f"{split}: {extrapolated}")
         if found[split].stress is None and bool(dataset.labels.has_stress.any()):
             notes.append(f"{split}: the potential gives no stress; that of {split} is not compared")
         if len(found[split].failed) == len(dataset):

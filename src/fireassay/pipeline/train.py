@@ -16,6 +16,7 @@ from fireassay.allocator import tune_allocator
 from fireassay.config import Config, symbol_map
 from fireassay.data.baseline import FittedE0, average_neighbours, fit_e0, given_e0, statistics
 from fireassay.data.datasets import Dataset
+from fireassay.data.electronic_state import ambiguity
 from fireassay.data.fingerprint import fingerprint
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError, Interrupted
@@ -65,7 +66,7 @@ def run_training(
             _apply(before, config, folder, record, tell)
             return path
         use_threads(config, tell if leader else lambda text: None)
-        return _train(config, folder, material, device, progress, leader)
+        return _train(config, folder, material, device, progress, leader, tell)
 
 
 def _discard(folder: Path) -> None:
@@ -108,11 +109,19 @@ def _apply(before: Config, now: Config, folder: Path, record: RunRecord | None, 
 
 
 def _train(
-    config: Config, folder: Path, material: Material, device: torch.device, progress: Progress, leader: bool
+    config: Config,
+    folder: Path,
+    material: Material,
+    device: torch.device,
+    progress: Progress,
+    leader: bool,
+    tell: Tell,
 ) -> Path | None:
     built = build(config, material, progress)
     record = _record(config, material, built, device)
     if leader:
+        for note in built.notes:
+            tell(note)
         folders.store_config(folder, config)
         record.save(folder)
     try:
@@ -125,6 +134,8 @@ def _train(
         raise
     if not leader:
         return None
+    for note in result.notes:
+        tell(note)
     path = folder / folders.POTENTIAL
     save_potential(built.potential, path, {"name": config.name, "run": config.data.train})
     record.changed(status="finished", weights=folders.weights_of(folder), training=_summary(result)).save(folder)
@@ -148,6 +159,7 @@ def _record(config: Config, material: Material, built: Built, device: torch.devi
             test={name: len(frames) for name, frames in material.test.items()},
         ),
         baseline=built.baseline,
+        notes=list(built.notes),
         provenance=environment(device=str(device), dtype=config.dtype, threads=torch.get_num_threads()),
     )
 
@@ -173,6 +185,7 @@ class Built(NamedTuple):
     validation: Dataset | None
     potential: Baseline
     baseline: BaselineRecord
+    notes: tuple[str, ...] = ()  # what the user should know of the data with this potential
 
 
 def build(config: Config, material: Material, progress: Progress) -> Built:
@@ -182,6 +195,9 @@ def build(config: Config, material: Material, progress: Progress) -> Built:
     validation = Dataset(material.validation, cutoff, progress) if material.validation else None
     neighbours = average_neighbours(train)
     network = config.model.build(species, neighbours, config.seed).to(dtype_of(config))
+    doubt = ambiguity([*material.train, *material.validation], network.uses)
+    if doubt.refusal is not None:
+        raise InputError(doubt.refusal)
     scale = _scale(config, material.train)
     e0, source = _e0(config, material, species, lambda frames: _untrained(network, frames, scale))
     shift = _shift(config, material.train, e0, lambda frames: _untrained(network, frames, scale))
@@ -194,7 +210,8 @@ def build(config: Config, material: Material, progress: Progress) -> Built:
         shift=symbols["shift"],
         average_neighbours=neighbours,
     )
-    return Built(train, validation, potential.to(dtype_of(config)), record)
+    notes = () if doubt.warning is None else (doubt.warning,)
+    return Built(train, validation, potential.to(dtype_of(config)), record, notes)
 
 
 def _by_symbol(values: dict[int, float]) -> dict[str, float]:
