@@ -207,6 +207,11 @@ def test_a_folder_belongs_to_one_potential(project):
         (["data", "make", "salt"], "salt"),
         (["data", "inspect", "{project}/gone.xyz"], "gone.xyz"),
         (["config", "validate", "{project}/config.yaml", "model.type=mac"], "did you mean 'mace'"),
+        (["config", "validate", "demo-mace", "model.channels=-3"], "model.channels"),
+        (["config", "validate", "demo-mace", "model.n_layers=0"], "model.n_layers"),
+        (["config", "validate", "demo-mace", "model.cutoff=0"], "model.cutoff"),
+        (["config", "validate", "demo-nequip", "model.radial_hidden=[8, 0]"], "model.radial_hidden.1"),
+        (["config", "validate", "compare-so3krates", "model.channels=133"], "133"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(project, arguments, message, monkeypatch):

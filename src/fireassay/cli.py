@@ -407,11 +407,15 @@ def schema() -> None:
 def validate(
     config: Annotated[str, typer.Argument(help="A YAML file or a preset.")], overrides: Overrides = None
 ) -> None:
-    """Check a configuration; exit code 2 and one line when something is wrong."""
+    """Check a configuration, its network included; exit code 2 and one line when something is wrong."""
     with _reported():
         from fireassay.config import load_config
 
-        typer.echo(f"{config} is valid: {load_config(config, overrides or []).name}")
+        found = load_config(config, overrides or [])
+        found.model.build(
+            species=(1, 6, 8), average_neighbours=10.0, seed=found.seed
+        )  # refuses what does not go together
+        typer.echo(f"{config} is valid: {found.name}")
 
 
 @config_app.command("show")

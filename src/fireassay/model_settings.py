@@ -12,6 +12,7 @@ from fireassay.models import MODELS
 from fireassay.potential import LocalPotential
 from fireassay.settings import Settings
 
+POSITIVE = ("channels", "n_layers", "n_heads", "n_basis", "correlation", "envelope_p")  # ends of names of counts
 FROM_DATA = ("species", "average_neighbours", "seed")  # arguments that the data or the seed supply where left out
 
 
@@ -51,10 +52,26 @@ def settings_of(name: str, model: type[LocalPotential]) -> type[ModelSettings]:
         hint, default = hints[parameter.name], parameter.default
         if parameter.name in FROM_DATA:
             hint, default = hint | None, None
-        fields[parameter.name] = (hint, ... if default is inspect.Parameter.empty else default)
+        fields[parameter.name] = (
+            _bounded(parameter.name, hint),
+            ... if default is inspect.Parameter.empty else default,
+        )
     if "cutoff" not in fields:
         raise TypeError(f"{model.__name__}.__init__ has no argument `cutoff`, the farthest edge that it needs, in Å")
     return create_model(model.__name__, __base__=ModelSettings, **fields)
+
+
+def _bounded(name: str, hint: Any) -> Any:
+    """The type of an argument with the bounds that its kind has in every architecture: counts, sizes and distances."""
+    if name in FROM_DATA:
+        return hint
+    if hint is int:
+        return Annotated[int, Field(ge=int(name.endswith(POSITIVE)))]
+    if name == "cutoff":
+        return Annotated[float, Field(gt=0)]
+    if name.endswith(("hidden", "widths")) and hint == Sequence[int]:
+        return Sequence[Annotated[int, Field(ge=1)]]
+    return hint
 
 
 MODEL_SETTINGS: dict[str, type[ModelSettings]] = {name: settings_of(name, model) for name, model in MODELS.items()}
