@@ -170,6 +170,7 @@ def _summary(result: FitResult) -> TrainingRecord:
         source=result.source,
         finished=result.finished,
         epochs=result.epochs,
+        share=result.share,
         best_epoch=result.best_epoch,
         best=result.best,
         last=result.last,

@@ -53,7 +53,8 @@ class TrainingRecord:
 
     source: str  # live, ema or swa: which weights were kept
     finished: str
-    epochs: int
+    epochs: int  # that were begun
+    share: float = 1.0  # of the last of them that was done; less than one when the time limit cut it
     best_epoch: int
     best: dict[str, float | None]
     last: dict[str, float | None]
