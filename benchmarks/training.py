@@ -30,8 +30,8 @@ from fireassay.progress import Silent
 from fireassay.training.distributed import Ranks
 from fireassay.training.interruption import Request
 from fireassay.training.loop import Loop
-from fireassay.training.loss import Weights
 from fireassay.training.recipe import Checkpointing, Ema, ErrorLogging, Recipe
+from fireassay.training.terms import Weights
 
 SPECIES = [1, 6, 7, 8]
 NETWORKS: dict[str, Callable[[], LocalPotential]] = {

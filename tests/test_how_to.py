@@ -15,11 +15,11 @@ import yaml
 
 import architectures
 from fireassay import models
-from fireassay.config import validated
 from fireassay.errors import InputError
 from fireassay.model_settings import settings_of
 from fireassay.potential import LocalPotential
 from fireassay.potential_file import load_potential, save_potential
+from fireassay.settings import validated
 from fireassay.testing import assert_potential_contract
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "add-a-model.md").read_text()

@@ -7,26 +7,27 @@ The `model` section is typed by the signature of the class that `type` picks (`m
 
 from __future__ import annotations
 
-import inspect
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from ase.data import atomic_numbers, chemical_symbols
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import Field, SerializeAsAny, field_validator
 
 from fireassay.assays import ASSAYS
 from fireassay.data.conversion import Units
 from fireassay.data.keys import LABELS
 from fireassay.errors import InputError, nearest
-from fireassay.model_settings import FROM_DATA, MODEL_SETTINGS, AnyModel
+from fireassay.model_settings import FROM_DATA, AnyModel
 from fireassay.overrides import dump_yaml, names_of, parse_yaml, with_overrides
 from fireassay.records.files import read_text
-from fireassay.settings import Settings
+from fireassay.settings import Settings, validated
 from fireassay.training.recipe import Recipe
 
-DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+_DEVICE = r"auto|cpu|cuda(:\d+)?"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+-]*"
 
 
 class Validation(Settings):
@@ -105,13 +106,11 @@ class BaselineConfig(Settings):
 class Config(Settings):
     """A whole run: data, model, training, assays."""
 
-    name: str = Field(
-        default="potential", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", description="name in tables and figures"
-    )
+    name: str = Field(default="potential", description="name in tables and figures")
     description: str = Field(default="", description="free text: the paper and the table that a preset reproduces")
     seed: int = Field(default=0, ge=0, description="of the weights, the order of the frames and their split")
     dtype: Literal["float32", "float64"] = "float32"
-    device: str = Field(default="auto", pattern=DEVICE, description="auto, cpu, cuda, cuda:1, ...")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
     threads: int | None = Field(default=None, ge=1, description="threads on the CPU; null: as many as this job may use")
     data: Data
     model: AnyModel = Field(description="type: one of the architectures, and the arguments of its constructor")
@@ -121,6 +120,20 @@ class Config(Settings):
         default_factory=lambda: {name: assay.settings() for name, assay in ASSAYS.items()},
         description="the assays to run, each with its settings",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, value: str) -> str:
+        if not re.fullmatch(_NAME, value):
+            raise ValueError(f"{value!r} is no name; it needs letters, digits, blanks, . _ + - and none of these first")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, value: str) -> str:
+        if not re.fullmatch(_DEVICE, value):
+            raise ValueError(f"{value!r} is no device; give auto, cpu, cuda, or cuda:1 and so on")
+        return value
 
     @field_validator("assays", mode="before")
     @classmethod
@@ -193,50 +206,6 @@ def overridden(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
             for field in ASSAYS[name].settings.defined_by(str(value["protocol"])):
                 stored.pop(field, None)
     return with_overrides(result, overrides)
-
-
-def validated(schema: type[Any], content: Any, where: str) -> Any:
-    """`content` as an object of `schema`. Raises InputError with one line that names every wrong key."""
-    try:
-        return schema.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{where}: {_one_line(error, schema)}") from error
-
-
-def _one_line(error: ValidationError, schema: type[BaseModel]) -> str:
-    messages = []
-    for entry in error.errors():
-        location = [part for part in entry["loc"] if part not in MODEL_SETTINGS]
-        place = ".".join(str(part) for part in location)
-        if entry["type"] == "extra_forbidden":
-            known = _known_keys(schema, entry["loc"][:-1])
-            messages.append(f"unknown key {place}{nearest(str(location[-1]), known)}")
-        elif entry["type"] == "missing":
-            messages.append(f"{place} is missing")
-        elif entry["type"].startswith("union_tag"):
-            tag = str(entry.get("ctx", {}).get("tag", ""))
-            given = f"{tag!r}{nearest(tag, MODEL_SETTINGS)}" if tag else "missing"
-            messages.append(f"{place}.type is {given}; known are {', '.join(MODEL_SETTINGS)}")
-        else:
-            text = entry["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(entry["input"], dict) else f" (got {entry['input']!r})"
-            messages.append(f"{place}: {text}{given}" if place else text)
-    return "; ".join(dict.fromkeys(messages))
-
-
-def _known_keys(schema: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    current: Any = schema
-    for part in location:
-        if part in MODEL_SETTINGS:
-            current = MODEL_SETTINGS[str(part)]
-            continue
-        fields = current.model_fields if current is not None else {}
-        if part not in fields:
-            break
-        annotation = fields[str(part)].annotation
-        options = [annotation, *get_args(annotation)]
-        current = next((o for o in options if inspect.isclass(o) and issubclass(o, BaseModel)), None)
-    return list(current.model_fields) if current is not None else []
 
 
 def resolved(config: Config) -> dict[str, Any]:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from architectures import SMALL
-from fireassay.config import Config, validated
+from fireassay.config import Config
 from fireassay.data.baseline import fit_e0
 from fireassay.errors import InputError
 from fireassay.models import MODELS
 from fireassay.pipeline.material import Material, read_material
 from fireassay.pipeline.train import Built, build
 from fireassay.progress import Silent
+from fireassay.settings import validated
 
 
 def config(model: dict, **changes) -> Config:

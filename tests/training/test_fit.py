@@ -19,8 +19,8 @@ from fireassay.training.error_log import raw_errors
 from fireassay.training.evaluate import evaluate
 from fireassay.training.fit import FitResult, fit
 from fireassay.training.loop import Diverged, Loop
-from fireassay.training.loss import Weights
 from fireassay.training.recipe import Checkpointing, ErrorLogging, Loss, Recipe
+from fireassay.training.terms import Weights
 from training.toy_frames import CUTOFF, labelled_frames, network
 
 

@@ -6,26 +6,27 @@ import numpy as np
 import pytest
 import torch
 
+from fireassay.config import load_config
 from fireassay.data.datasets import Dataset
+from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.potential import Baseline, Prediction
 from fireassay.training.loss import (
-    Errors,
     Sums,
-    Weights,
     check_labels,
     check_validation,
     errors_of,
     expected_denominators,
     metrics_of,
-    species_weights,
     sums_of,
     total,
 )
-from fireassay.training.recipe import EnergyTerm, ForcesTerm, Loss, StressTerm
+from fireassay.training.recipe import EnergyTerm, ForcesTerm, Loss, Recipe, StressTerm
+from fireassay.training.terms import Errors, SpeciesWeights, Weights, species_weights
 from training.toy_frames import CUTOFF, labelled_frames, network
 
-EQUAL = torch.ones(119, dtype=torch.float64)
+EQUAL = SpeciesWeights.equal()
+FORMATE = {"Cu": "shared", "other": 1}
 
 
 def predicted(dataset: Dataset, potential: Baseline, stress: bool = False) -> tuple[Errors, object]:
@@ -88,9 +89,49 @@ def test_species_balanced_means_equal_weight_per_element(train: Dataset, potenti
 
 def test_species_given_by_symbol(train: Dataset) -> None:
     term = ForcesTerm.model_validate({"species": {"H": 1, "6": 2, 8: 3}})
-    assert species_weights(term, train)[[1, 6, 8]].tolist() == [1, 2, 3]
-    with pytest.raises(InputError, match=r"lacks the atomic numbers \[8\]"):
+    assert species_weights(term, train).weights[[1, 6, 8]].tolist() == [1, 2, 3]
+    with pytest.raises(InputError, match="lacks O; give each element a weight"):
         species_weights(ForcesTerm(species={1: 1.0, 6: 1.0}), train)
+
+
+def test_an_element_that_is_shared_counts_as_one_atom_in_each_structure() -> None:
+    """Formate on copper: C, each O, H and all Cu one fifth each (NequIP, Methods), however many Cu there are."""
+    rng = np.random.default_rng(0)
+    numbers = [[6, 8, 8, 1, *[29] * n] for n in (48, 36, 3)]
+    frames = [Structure(np.array(z), 9 * rng.random((len(z), 3)), forces=rng.normal(size=(len(z), 3))) for z in numbers]
+    dataset = Dataset(frames, 1.0)
+    errors = Errors(torch.zeros(3, dtype=torch.float64), -dataset.labels.forces, None)
+    groups = [
+        np.mean([np.mean(f[k] ** 2) for k in ([0], [1], [2], [3], slice(4, None))]) for f in map(forces_of, frames)
+    ]
+    for average in ("structures", "atoms"):
+        term = ForcesTerm.model_validate({"weight": 2, "average": average, "species": FORMATE})
+        loss = Loss(energy=EnergyTerm(weight=0), forces=term)
+        sums = sums_of(errors, dataset.select(range(3)), loss, species_weights(term, dataset), Weights())
+        assert float(total(loss, sums.numerators, sums.denominators)) == pytest.approx(2 * np.mean(groups), rel=1e-12)
+        expected = expected_denominators(dataset, loss, species_weights(term, dataset), Weights())
+        torch.testing.assert_close(3 * expected, sums.denominators)
+
+
+def forces_of(frame: Structure) -> np.ndarray:
+    assert frame.forces is not None
+    return frame.forces
+
+
+def test_the_preset_for_formate_has_the_published_weights() -> None:
+    assert load_config("nequip-vii-formate").training.loss.forces.species == {29: "shared", "other": 1}
+
+
+def test_every_stage_and_check_knows_every_term() -> None:
+    """A stage changes each term's weight, and a loss with one weight alone is a loss."""
+    for name in Loss.model_fields:
+        weights = {other: {"weight": 0.0} for other in Loss.model_fields} | {name: {"weight": 1.0}}
+        stage = {"start_epoch": 2, f"{name}_weight": 3.0}
+        recipe = Recipe.model_validate({"loss": weights, "stage_two": stage})
+        assert getattr(recipe.loss_in(2), name).weight == 3
+        assert getattr(recipe.loss, name).weight == 1
+    with pytest.raises(ValueError, match="all weights of the loss are zero"):
+        Recipe.model_validate({"loss": {name: {"weight": 0.0} for name in Loss.model_fields}})
 
 
 def test_weights_of_structures_and_atoms(train: Dataset, potential: Baseline) -> None:

@@ -15,7 +15,7 @@ import torch
 from fireassay.allocator import tune_allocator
 from fireassay.assays import ASSAYS
 from fireassay.assays.assay import Assay, Need, Subject, missing
-from fireassay.config import Config, load_config, overridden, resolved, validated
+from fireassay.config import Config, load_config, overridden, resolved
 from fireassay.errors import InputError, nearest
 from fireassay.interop.ase import CalculatorPredictor
 from fireassay.interop.calculators import calculator_of
@@ -32,7 +32,7 @@ from fireassay.records.error_trajectory import ErrorTrajectory
 from fireassay.records.provenance import environment
 from fireassay.records.run import RunRecord
 from fireassay.records.weights import fingerprint_of_file, fingerprint_of_text
-from fireassay.settings import Settings
+from fireassay.settings import Settings, validated
 
 MACHINE = ("device", "dtype", "threads")
 

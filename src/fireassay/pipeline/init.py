@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fireassay.allocator import tune_allocator
-from fireassay.config import Config, load_config, preset_names, resolved, validated
+from fireassay.config import Config, load_config, preset_names, resolved
 from fireassay.data.baseline import fit_e0, isolated_atoms
 from fireassay.data.datasets import Dataset
 from fireassay.data.frame import SYMBOLS
@@ -28,6 +28,7 @@ from fireassay.overrides import dump_yaml, parse_yaml
 from fireassay.pipeline.material import read_material
 from fireassay.pipeline.train import build
 from fireassay.progress import Silent
+from fireassay.settings import validated
 
 RECIPES: Final = {"mace": "3bpa-half-hour"}  # presets whose model and training are taken; else compare-MODEL
 EDGES: Final = 2500  # of a step: enough to keep two cores busy

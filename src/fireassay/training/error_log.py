@@ -19,8 +19,8 @@ from fireassay.data.fingerprint import fingerprint
 from fireassay.errors import InputError
 from fireassay.records import ErrorTrajectory
 from fireassay.training.distributed import Ranks
-from fireassay.training.loss import Errors
 from fireassay.training.recipe import ErrorLogging
+from fireassay.training.terms import Errors
 
 RAW = "errors.float32"
 _ABSENT = -1.0

@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fireassay.data.datasets import Dataset
 from fireassay.potential import Predictor
 from fireassay.training.distributed import Ranks
-from fireassay.training.loss import Sums, Weights, errors_of, metrics_of, species_weights, sums_of
+from fireassay.training.loss import Sums, errors_of, metrics_of, sums_of
 from fireassay.training.recipe import Loss
+from fireassay.training.terms import SpeciesWeights, Weights, species_weights
 
 
 def evaluate(
@@ -24,14 +25,14 @@ def evaluate(
     max_edges: int | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    species: Tensor | None = None,
+    species: SpeciesWeights | None = None,
     ranks: Ranks | None = None,
     after_batch: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """The loss, and MAE and RMSE of energy per atom (eV), force components (eV/Å) and stress (eV/Å^3).
 
     Averages run over the whole data set and do not depend on the batches; a quantity without labels is absent. `dtype`
-    is that of positions, by default the potential's. `species` (119,) are the force weights of the training set.
+    is that of positions, by default the potential's. `species` are the force weights of the training set.
     With several processes each takes a share of the batches, and all return the same metrics.
     """
     loss, ranks = loss or Loss(), ranks or Ranks()

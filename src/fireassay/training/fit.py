@@ -23,8 +23,9 @@ from fireassay.training.checkpoint import checkpoints, load_checkpoint, remove_l
 from fireassay.training.distributed import joined
 from fireassay.training.interruption import requests
 from fireassay.training.loop import CHECKPOINTS, Loop
-from fireassay.training.loss import Weights, check_labels, check_validation
+from fireassay.training.loss import check_labels, check_validation
 from fireassay.training.recipe import Checkpointing, Cosine, ErrorLogging, Recipe
+from fireassay.training.terms import Weights
 
 ERRORS = "errors.npz"
 

@@ -37,20 +37,12 @@ from fireassay.training.distributed import Ranks
 from fireassay.training.error_log import ErrorLog
 from fireassay.training.evaluate import evaluate
 from fireassay.training.interruption import Request
-from fireassay.training.loss import (
-    Sums,
-    Weights,
-    errors_of,
-    expected_denominators,
-    metrics_of,
-    species_weights,
-    sums_of,
-    total,
-)
+from fireassay.training.loss import Sums, errors_of, expected_denominators, metrics_of, needed, sums_of, total
 from fireassay.training.metrics_log import MetricsLog
 from fireassay.training.position import Position, begin_phases, clock_of, phase_is_due, stop_early
 from fireassay.training.recipe import Checkpointing, ErrorLogging, Plateau, Recipe
 from fireassay.training.schedule import Rate, make_optimiser, named_trainable, set_rate
+from fireassay.training.terms import Weights, species_weights
 
 CHECKPOINTS = "checkpoint"
 BEST = "best.safetensors"
@@ -443,8 +435,8 @@ class Loop:
 def _needed(recipe: Recipe, error_log: ErrorLogging, train: Dataset) -> tuple[bool, bool]:
     """Whether a training step needs forces, and stress."""
     losses = (recipe.loss_in(1), recipe.loss_in(2))
-    wanted = error_log.enabled and bool(train.labels.has_forces.any())
-    return wanted or any(loss.forces.weight > 0 for loss in losses), any(loss.stress.weight > 0 for loss in losses)
+    forces, stress = (any(needed(loss, label) for loss in losses) for label in ("forces", "stress"))
+    return forces or (error_log.enabled and bool(train.labels.has_forces.any())), stress
 
 
 def _measured(metrics: dict[str, float], name: str) -> float:

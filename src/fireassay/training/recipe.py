@@ -6,7 +6,7 @@ weights over the last epochs, `stage_two` a change of the energy, force and stre
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from ase.data import atomic_numbers
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
@@ -14,12 +14,16 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 from fireassay.settings import Settings
 
 
-def _atomic_number(value: Any) -> Any:
-    return atomic_numbers.get(value, value) if isinstance(value, str) else value
+def _element(value: Any) -> int | str:
+    """The atomic number of a symbol or number, or "other"."""
+    number = atomic_numbers.get(value, value) if isinstance(value, str) else value
+    if number == "other" or (str(number).isdigit() and 1 <= int(number) <= 118):
+        return number if number == "other" else int(number)
+    raise ValueError(f"{value!r} is no element; give symbols, atomic numbers, or other")
 
 
 NonNegative = Annotated[float, Field(ge=0)]
-AtomicNumber = Annotated[int, BeforeValidator(_atomic_number)]
+Element = Annotated[int | Literal["other"], BeforeValidator(_element)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Start = Annotated[int, Field(ge=1)] | Fraction
 Monitor = Literal[
@@ -53,9 +57,11 @@ class ForcesTerm(Settings):
     average: Literal["atoms", "structures"] = Field(
         default="atoms", description="Average over all atoms of a batch, or within each structure first (NequIP, eq. 9)"
     )
-    species: Literal["equal", "balanced"] | dict[AtomicNumber, NonNegative] = Field(
+    species: Literal["equal", "balanced"] | dict[Element, NonNegative | Literal["shared"]] = Field(
         default="equal",
-        description="Weight of each element's atoms, by symbol or number; `balanced`: every element counts equally",
+        description="What each element's atoms count, by symbol, number or `other`, as in {H: 2, other: 1}; the atoms "
+        "of a `shared` element, as in {Cu: shared, other: 1}, count as one in each structure; `balanced`: every "
+        "element counts equally",
     )
 
 
@@ -226,13 +232,6 @@ class ErrorLogging(Settings):
         return self
 
 
-Term = TypeVar("Term", EnergyTerm, ForcesTerm, StressTerm)
-
-
-def _reweighted(term: Term, weight: float | None) -> Term:
-    return term if weight is None else term.model_copy(update={"weight": weight})
-
-
 class Recipe(Settings):
     """Everything that decides how the weights move, apart from the potential, the data and the machine.
 
@@ -282,7 +281,7 @@ class Recipe(Settings):
     def _consistent(self) -> Self:
         for stage in (1, 2):
             terms = self.loss_in(stage)
-            if terms.energy.weight == terms.forces.weight == terms.stress.weight == 0:
+            if all(getattr(terms, name).weight == 0 for name in Loss.model_fields):
                 raise ValueError(f"all weights of the loss are zero in stage {stage}; nothing would be learnt")
         for name, phase in (("stage_two", self.stage_two), ("swa", self.swa)):
             if phase is not None and phase.start_epoch > self.epochs:
@@ -293,9 +292,10 @@ class Recipe(Settings):
         """The loss of stage 1 or 2."""
         if stage == 1 or self.stage_two is None:
             return self.loss
-        changes = self.stage_two
-        return Loss(
-            energy=_reweighted(self.loss.energy, changes.energy_weight),
-            forces=_reweighted(self.loss.forces, changes.forces_weight),
-            stress=_reweighted(self.loss.stress, changes.stress_weight),
-        )
+        loss = self.loss
+        for name in Loss.model_fields:
+            weight = getattr(self.stage_two, f"{name}_weight", None)
+            if weight is not None:
+                term = getattr(loss, name).model_copy(update={"weight": weight})
+                loss = loss.model_copy(update={name: term})
+        return loss
