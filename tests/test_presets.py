@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fireassay.config import load_config, preset_names, preset_text
+from fireassay.config import Data, Validation, load_config, preset_names, preset_text
 from fireassay.data.datasets import Dataset
 from fireassay.potential import Baseline
 from fireassay.training.fit import fit
@@ -29,6 +29,11 @@ PAPERS = {
     "tea": ["1-1-mace", *(f"1-2-so3krates-{n}" for n in ("i", "ii", "iii", "iv")), "1-6-physnet"],
     "nequip-vii": ["md17", "revmd17", "ccsd", "water-ices", "formate", "lipo", "lips", "water"],
 }
+S1 = ["no-rescaling", "rescaling", "rescaling-bessel", "3-layer", "4-layer"]
+S1 += [f"{layers}-layer{kind}" for layers in (2, 5) for kind in ("", "-baseline", "-amsgrad-only", "-ema-only")]
+S4 = ["no-rescaling", "rescaling", "rescaling-opt", "rescaling-bessel", "v1-l3", "v3-l3"]
+S4 += [f"v2-l{row}" for row in ("0", "1", "2", "3", "3-none", "3-swa-wc", "3-ema", "3-amsgrad")]
+PAPERS["data-efficiency"] = [*(f"s1-nequip-{row}" for row in S1), *(f"s4-mace-{row}" for row in S4)]
 OF_PAPERS = [f"{paper}-{row}" for paper, rows in PAPERS.items() for row in rows]
 LARGE = ("egraffbench-12-allegro", "egraffbench-15-equiformer")  # seconds a step
 FROM_DATA: dict[str, Any] = {"species": [1, 6, 8], "average_neighbours": 4.0, "seed": 0}
@@ -56,7 +61,16 @@ def test_names_are_unique():
 @pytest.mark.parametrize("name", OF_PAPERS)
 def test_a_preset_of_a_paper_is_called_as_its_file_and_says_what_the_paper_leaves_open(name):
     assert load_config(name).name == name
-    assert preset_text(name).startswith("#")
+    comment = preset_text(name).partition("name: ")[0]
+    assert "On data of your own: data.train=FILE." in comment.replace("\n#", "")
+    assert max(map(len, preset_text(name).splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_with_data_of_ones_own_a_preset_is_a_recipe_alone(name):
+    config = load_config(name, ["data.train=own.xyz"])
+    assert config.data.model_copy(update={"validation": Validation()}) == Data(train="own.xyz")
+    assert config.baseline.e0 != "isolated"
 
 
 @pytest.mark.parametrize("name", preset_names())

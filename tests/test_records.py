@@ -306,3 +306,15 @@ def test_error_histograms_count_what_falls_outside(tmp_path):
     loaded = ErrorTrajectory.load(tmp_path / "errors.npz")
     np.testing.assert_array_equal(loaded.counts, expected)
     assert (loaded.metric, loaded.unit) == (errors.metric, errors.unit)
+
+
+@pytest.mark.parametrize("error", [0.5, 1.0, 3.0, 10.0, 1e4, 9.99e4])
+def test_error_histograms_grow_by_bins_of_the_same_ratio(error):
+    errors = ErrorTrajectory.empty(np.array([2]), lowest=1e-3, highest=1.0, bins=3)
+    errors.add(np.array([0]), np.array([0.5]))
+    errors.reach(error)
+    errors.add(np.array([1]), np.array([error]))
+    np.testing.assert_allclose(errors.edges, 10.0 ** np.arange(-3, len(errors.edges) - 3))
+    assert errors.counts[0].tolist() == [0, 0, 0, 1, *[0] * (len(errors.edges) - 3)]
+    assert errors.counts[1].argmax() == np.searchsorted(errors.edges, error, side="right") < len(errors.edges)
+    assert errors.edges[-2] <= max(error, 0.5)

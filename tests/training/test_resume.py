@@ -254,3 +254,25 @@ def test_the_histograms_hold_the_raw_errors(tmp_path: Path) -> None:
         expected = np.zeros(data["counts"].shape[1])
         np.add.at(expected, np.searchsorted(data["edges"], raw[:, atom], side="right"), 1)
         assert np.abs(expected - data["counts"][atom]).sum() <= 2  # float32 may cross one bin edge
+    assert not data["counts"][:, -1].any()
+    assert raw.max() <= data["edges"][-1] * (1 + 1e-6)
+
+
+def test_a_later_error_beyond_the_first_epoch_gets_bins_of_its_own(tmp_path: Path) -> None:
+    """A learning rate that blows up; the first epoch's largest error ends the 100 bins, later ones have more."""
+    bad = {
+        "optimiser": {"name": "sgd", "lr": 1e-3},
+        "loss": {"energy": {"weight": 0.0}},
+        "swa": None,
+        "stage_two": None,
+    }
+    run(tmp_path, {**bad, "epochs": 4})
+    data = read_arrays(tmp_path / "errors.npz")
+    raw = np.fromfile(tmp_path / "errors.float32", dtype=np.float32).reshape(4, 66)
+    edges = data["edges"]
+    assert raw[1:].max() > 1.01 * raw[0].max()
+    assert edges[100] == pytest.approx(raw[0].max(), rel=1e-6)
+    assert edges[-2] <= raw.max() < edges[-1]
+    np.testing.assert_allclose(edges[1:] / edges[:-1], (edges[100] / 1e-8) ** 0.01, rtol=1e-9)
+    assert not data["counts"][:, -1].any()
+    assert (data["counts"].sum(1) == 4).all()

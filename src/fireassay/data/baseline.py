@@ -102,7 +102,10 @@ def given_e0(e0: Mapping[int, float], species: Sequence[int]) -> dict[int, float
     missing = sorted(set(species) - set(e0))
     if missing:
         names, known = (", ".join(SYMBOLS[z] for z in group) for group in (missing, sorted(e0)))
-        raise InputError(f"isolated-atom energies lack {names} (have {known or 'none'}); give or fit them")
+        raise InputError(
+            f"isolated-atom energies lack {names} (have {known or 'none'}); name a file of isolated atoms "
+            "(data.isolated_atoms=FILE), give them (baseline.e0={H: -13.6, ...}), or fit them (baseline.e0=fit)"
+        )
     if not all(np.isfinite(value) for value in e0.values()):
         raise InputError(f"isolated-atom energies {dict(e0)} are not all finite")
     return {int(z): float(value) for z, value in e0.items()}

@@ -40,13 +40,21 @@ class ErrorTrajectory:
         frames: str = "",
     ) -> ErrorTrajectory:
         """No errors yet; `bins` logarithmic bins from `lowest` to `highest`."""
-        edges = np.logspace(np.log10(lowest), np.log10(highest), bins + 1)
+        edges = np.geomspace(lowest, highest, bins + 1)
         counts = np.zeros((int(structure_sizes.sum()), bins + 2), dtype=np.int64)
         return cls(edges, counts, structure_sizes, frames=frames)
 
     def add(self, atoms: NDArray[np.int64], errors: NDArray[np.float64]) -> None:
         """Counts one error for each of the distinct `atoms` (n,)."""
         self.counts[atoms, np.searchsorted(self.edges, errors, side="right")] += 1
+
+    def reach(self, error: float) -> None:
+        """Adds bins of the same ratio of edges above the highest until `error` has one: what was counted stays so."""
+        bins = len(self.edges) - 1
+        ratio = (self.edges[-1] / self.edges[0]) ** (1 / bins)
+        more = 0 if error < self.edges[-1] else 1 + int(np.log(error / self.edges[-1]) / np.log(ratio) + 1e-9)
+        self.edges = np.concatenate([self.edges, self.edges[-1] * ratio ** np.arange(1, more + 1)])
+        self.counts = np.insert(self.counts, [bins + 1] * more, 0, axis=1)
 
     def save(self, path: Path) -> None:
         """Writes an npz atomically."""

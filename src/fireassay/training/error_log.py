@@ -32,9 +32,14 @@ class ErrorLog:
     def __init__(
         self, settings: ErrorLogging, dataset: Dataset, folder: Path, device: torch.device, ranks: Ranks
     ) -> None:
-        sizes = dataset.structure_sizes.numpy()
-        frames = fingerprint(dataset.structures)
-        self.trajectory = ErrorTrajectory.empty(sizes, settings.lowest, settings.highest, settings.bins, frames)
+        self.settings = settings
+        self.trajectory = ErrorTrajectory.empty(
+            dataset.structure_sizes.numpy(),
+            settings.lowest,
+            settings.highest or 10 * settings.lowest,
+            settings.bins,
+            fingerprint(dataset.structures),
+        )
         self.epochs = 0
         self._ranks = ranks
         self._folder = folder
@@ -60,10 +65,24 @@ class ErrorLog:
         if not self._ranks.main:
             return
         atoms = np.flatnonzero(values != _ABSENT)
+        self._make_room(values.max(initial=0.0))
         self.trajectory.add(atoms, values[atoms])
         if self._raw is not None:
             values[values == _ABSENT] = np.nan
             _append(self._raw, values.astype(np.float32).tobytes())
+
+    def _make_room(self, largest: float) -> None:
+        """Places the bins after the first epoch, and adds some where a later error lies beyond."""
+        settings, before = self.settings, self.trajectory
+        if settings.highest is not None or largest < before.edges[-1]:
+            return
+        if self.epochs == 1:
+            highest = float(np.nextafter(largest, np.inf))
+            before = ErrorTrajectory.empty(
+                before.structure_sizes, settings.lowest, highest, settings.bins, before.frames
+            )
+            self.trajectory = before
+        before.reach(largest)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Histograms and the epoch under way, for a checkpoint; counts as the smallest integers that hold them."""
@@ -71,13 +90,16 @@ class ErrorLog:
         narrow = next(t for t in (np.uint8, np.int16, np.int32, np.int64) if counts.max(initial=0) <= np.iinfo(t).max)
         tensors = {
             "error_log.counts": torch.from_numpy(counts.astype(narrow)),
+            "error_log.edges": torch.from_numpy(self.trajectory.edges),
             "error_log.epoch": self._ranks.largest(self._epoch),
         }
         return tensors, {"epochs": self.epochs}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Continues from `state`; cuts a raw log back to the epochs that the checkpoint knows."""
-        self.trajectory.counts[...] = tensors["error_log.counts"].numpy()
+        if "error_log.edges" in tensors:
+            self.trajectory.edges = tensors["error_log.edges"].numpy().copy()
+        self.trajectory.counts = tensors["error_log.counts"].numpy().astype(np.int64)
         self._epoch.copy_(tensors["error_log.epoch"])
         self.epochs = values["epochs"]
         if self._raw is not None and self._ranks.main:

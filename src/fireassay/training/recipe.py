@@ -222,12 +222,16 @@ class ErrorLogging(Settings):
     enabled: bool = Field(default=True, description="Keep a histogram of every training atom's force errors")
     bins: PositiveInt = Field(default=100, description="Logarithmic bins")
     lowest: PositiveFloat = Field(default=1e-8, description="Lower edge of the first bin, eV/Å")
-    highest: PositiveFloat = Field(default=1e3, description="Upper edge of the last bin, eV/Å")
+    highest: PositiveFloat | None = Field(
+        default=None,
+        description="Upper edge of the last bin, eV/Å; None: the largest error of the first epoch, with bins of the "
+        "same ratio above it where a later one is larger (LTAU-FF: the largest error of the training)",
+    )
     raw: bool = Field(default=False, description="Also write every error to errors.float32, epoch by epoch")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.highest <= self.lowest:
+        if self.highest is not None and self.highest <= self.lowest:
             raise ValueError(f"highest is {self.highest} eV/Å, needs to be above lowest, {self.lowest} eV/Å")
         return self
 
