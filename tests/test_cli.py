@@ -7,13 +7,7 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-from ase import Atoms
-from ase.build import bulk
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
 from typer.testing import CliRunner
 
 from fireassay.cli import app
@@ -29,49 +23,10 @@ def call(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def crystals(n: int, seed: int, amplitude: float = 0.08) -> list[Atoms]:
-    """Rattled, strained 4-atom copper cells with EMT labels."""
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(n):
-        atoms = bulk("Cu", cubic=True)
-        atoms.set_cell(atoms.cell @ (np.eye(3) + rng.uniform(-0.02, 0.02, (3, 3))), scale_atoms=True)
-        atoms.positions += rng.normal(0, amplitude, atoms.positions.shape)
-        atoms.calc = EMT()
-        labels = {
-            "energy": atoms.get_potential_energy(),
-            "forces": atoms.get_forces(),
-            "stress": atoms.get_stress(),
-        }
-        atoms.calc = SinglePointCalculator(atoms, **labels)
-        frames.append(atoms)
-    return frames
-
-
 @pytest.fixture
-def project(tmp_path):
-    """A folder with copper data and a configuration that trains in a second."""
-    write(tmp_path / "train.xyz", crystals(12, 0))
-    write(tmp_path / "hot.xyz", crystals(4, 1, 0.15))
-    config = {
-        "name": "tiny",
-        "dtype": "float64",
-        "data": {
-            "train": str(tmp_path / "train.xyz"),
-            "validation": {"count": 2},
-            "test": {"hot": str(tmp_path / "hot.xyz")},
-        },
-        "model": {"type": "nequip", "cutoff": 3.5, "n_layers": 1, "l_max": 1, "channels": 4, "parity": False},
-        "training": {"epochs": 2, "loss": {"stress": {"weight": 1.0}}},
-        "assays": {
-            "accuracy": {},
-            "stability": {"replicas": 2, "duration": 20.0, "temperature": 300.0},
-            "landscape": {"n_directions": 2, "points": 3},
-            "uncertainty": {"k": 3},
-        },
-    }
-    (tmp_path / "config.yaml").write_text(json.dumps(config))
-    return tmp_path
+def project(project):
+    """The folder of the project: copper data and a configuration that trains in a second."""
+    return project.root
 
 
 @pytest.mark.parametrize(

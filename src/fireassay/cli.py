@@ -210,6 +210,9 @@ def assay(
     calculator: Annotated[
         str | None, typer.Option(help="Anybody's ASE calculator, as package.module:Class(key=value, ...).")
     ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="Run the calculator in this interpreter, such as ~/venvs/mace/bin/python.")
+    ] = None,
     config: Annotated[
         str | None, typer.Option(help="YAML file or preset that gives data and assay settings for a new folder.")
     ] = None,
@@ -239,6 +242,7 @@ def assay(
             overrides=[name for name in names or [] if "=" in name],
             potential=potential,
             calculator=calculator,
+            python=python,
             config=config,
             own=own or (),
             oracle=oracle,

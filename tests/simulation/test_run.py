@@ -188,10 +188,24 @@ def test_an_explosion_ends_in_a_failure_and_not_in_a_crash():
 def test_a_run_ends_when_nobody_is_left():
     potential = Free(lambda graph, pull, energy, call: energy.fill_(float("nan")))
     run = simulate(potential, at_rest(), VelocityVerlet(1.0), 1000)
-    assert run.n_steps == 1
+    assert run.n_steps == 0
     assert run.state.n_replicas == 0
-    assert len(run.failures) == 3
-    assert potential.calls == 2
+    assert [(f.replica, f.criterion, f.time) for f in run.failures] == [(k, "not_finite", 0.0) for k in range(3)]
+    assert potential.calls == 1
+
+
+def test_a_replica_without_forces_at_its_start_leaves_the_others(tmp_path):
+    def fault(graph, pull, energy, call):
+        if call == 1:
+            pull[4] = float("nan")
+
+    recorder, frames = Recorder(1, ("potential_energy",)), LastFrames(2, 1)
+    run = simulate(Free(fault), at_rest(), VelocityVerlet(1.0), 5, observers=[recorder, frames])
+    assert one_failure(run, 1, "not_finite").atoms == (1,)
+    assert run.failures[0].step == 0
+    assert run.state.replica.tolist() == [0, 2]
+    assert bool(torch.isfinite(run.state.positions).all())
+    assert run.arrays["last_step"][-1].tolist() == [5, 0, 5]
 
 
 def hot(n: int = 6) -> State:

@@ -31,6 +31,7 @@ from fireassay.records.stability import (
 )
 from fireassay.settings import Settings
 from fireassay.simulation.criteria import (
+    FAILED,
     ClosestApproach,
     Criterion,
     EnergyJump,
@@ -195,6 +196,8 @@ def run(subject: Subject, settings: StabilitySettings) -> StabilityResult:
         description=f"stability of {subject.name}",
         checkpoint=None if subject.folder is None else subject.folder / f".stability-{_fingerprint(settings)}.npz",
     )
+    if len(done.failures) == settings.replicas and all(f.criterion == FAILED and f.step == 0 for f in done.failures):
+        raise InputError(f"{given.where}: no calculation succeeds at the start: {done.failures[0].message}")
     duration = n_steps * settings.timestep
     time, failed = _times(done, settings.replicas, duration)
     return StabilityResult(
@@ -250,6 +253,11 @@ def _relaxed(subject: Subject, start: Structure, settings: StabilitySettings) ->
         max_steps=2000,
         progress=subject.progress,
     )
+    if done.failures:
+        raise InputError(
+            f"{start.where}: the relaxation of the start failed after {int(done.steps[0])} steps: {done.failures[0]}; "
+            "set stability.relax=false, or choose another start"
+        )
     return to_structures(done.state)[0], bool(done.converged[0]), float(done.largest_force[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import time
@@ -19,6 +20,7 @@ from fireassay.config import Config, load_config, overridden, resolved
 from fireassay.errors import InputError, nearest
 from fireassay.interop.ase import CalculatorPredictor
 from fireassay.interop.calculators import calculator_of
+from fireassay.interop.worker import WorkerPredictor
 from fireassay.overrides import names_of
 from fireassay.pipeline import folder as folders
 from fireassay.pipeline.lock import owned
@@ -47,8 +49,9 @@ class Request:
 
     `assays` are names of `ASSAYS`, by default those that the configuration lists; `own` are assays of the user, as
     package.module:NAME. `overrides` are `ASSAY.key=value`, `data.key=value`, and device, dtype and threads. A folder
-    that is new is made for a `potential` file or an ASE `calculator`; data and settings then come from `config`. With
-    `restart` what the folder holds of such a potential is discarded first. `tell` hears of what was left out, and why.
+    that is new is made for a `potential` file or an ASE `calculator`, in another interpreter where `python` names one;
+    data and settings then come from `config`. With `restart` what the folder holds of such a potential is discarded
+    first. `tell` hears of what was left out, and why.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class Request:
     overrides: Sequence[str] = ()
     potential: Path | None = None
     calculator: str | None = None
+    python: str | None = None
     config: str | None = None
     own: Sequence[str] = ()
     oracle: str | None = None
@@ -73,12 +77,16 @@ def run_assays(request: Request, progress: Progress) -> list[Path]:
         raise InputError(f"unknown assay {unknown[0]!r}{nearest(unknown[0], ASSAYS)}; known are {known}")
     if not request.folder.is_dir() and request.config is None:
         raise InputError(f"{request.folder} is not a run folder; train first, or give --config with data")
-    with owned(request.folder):
+    if request.python is not None and request.calculator is None:
+        raise InputError("--python is for a calculator; name it with --calculator")
+    with owned(request.folder), contextlib.ExitStack() as stack:
         if request.restart:
             _restart(request)
         config, settings = _settings(request, own)
         device = device_of(config)
         predictor = _predictor(request, config, device)
+        if isinstance(predictor, WorkerPredictor):
+            stack.enter_context(predictor)
         material = read_material(config.data, config.seed)
         subject = _subject(request, config, predictor, material, device, progress)
         use_threads(config, request.tell)
@@ -144,9 +152,10 @@ def _predictor(request: Request, config: Config, device: torch.device) -> Predic
     folder = request.folder
     record = RunRecord.load(folder) if (folder / "run.json").exists() else None
     if request.calculator is not None:
-        _same(folder, record, "calculator", request.calculator, fingerprint_of_text(request.calculator))
-        found = CalculatorPredictor(calculator_of(request.calculator), nan_on_failure=True)
-        _introduce(folder, "calculator", request.calculator, fingerprint_of_text(request.calculator))
+        origin = request.calculator + (f" in {request.python}" if request.python else "")
+        _same(folder, record, "calculator", origin, fingerprint_of_text(origin))
+        found = _calculator(request.calculator, request.python)
+        _introduce(folder, "calculator", origin, fingerprint_of_text(origin))
         return found
     if request.potential is not None:
         weights = fingerprint_of_file(request.potential)
@@ -160,6 +169,12 @@ def _predictor(request: Request, config: Config, device: torch.device) -> Predic
         raise InputError(f"{folder} has no {folders.POTENTIAL}; finish its training with fireassay train")
     wanted = dtype_of(config) if "dtype" in names_of(request.overrides) else None
     return load_potential(folder / folders.POTENTIAL, device, wanted)
+
+
+def _calculator(text: str, python: str | None) -> Predictor:
+    if python is None:
+        return CalculatorPredictor(calculator_of(text), nan_on_failure=True)
+    return WorkerPredictor(python, text, nan_on_failure=True)
 
 
 def _introduce(folder: Path, source: Any, origin: str, weights: str) -> None:

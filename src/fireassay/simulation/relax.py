@@ -13,6 +13,7 @@ follows step by step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -29,12 +30,16 @@ FIRST_STEP, LONGEST_STEP, LONGEST_MOVE, PATIENCE = 0.1, 1.0, 0.2, 5
 
 
 class Relaxation(NamedTuple):
-    """Relaxed replicas at rest, whether each converged, after how many steps, and the largest force on an atom."""
+    """Relaxed replicas at rest, whether each converged, after how many steps, and the largest force on an atom.
+
+    `failures` says by row whose last calculation failed, and why.
+    """
 
     state: State
     converged: Tensor  # (R,) bool
     steps: Tensor  # (R,) int64
     largest_force: Tensor  # (R,) eV/Å
+    failures: Mapping[int, str]
 
 
 class _Fire(NamedTuple):
@@ -111,11 +116,12 @@ def relax(
     largest = torch.zeros(state.n_replicas, **size)
     ones = torch.ones(state.n_replicas, **size)
     fire = _Fire(start.velocities, ones * FIRST_STEP, ones * MIXING, torch.full_like(start.replica, -1))
-    moving = start
+    moving, failures = start, {}
     progress.start("relaxation", max_steps)
     try:
         for step in range(max_steps + 1):
             moving = forces(moving)
+            failures |= {int(moving.replica[row]): message for row, message in forces.failures.items()}
             now = largest_force(moving)
             final.positions[moving.atom], final.forces[moving.atom] = moving.positions, moving.forces
             final.energy[moving.replica], largest[moving.replica], steps[moving.replica] = moving.energy, now, step
@@ -131,4 +137,4 @@ def relax(
     finally:
         progress.stop()
     numbered = final._replace(replica=state.replica, atom=state.atom)
-    return Relaxation(numbered, largest < force_limit, steps, largest)
+    return Relaxation(numbered, largest < force_limit, steps, largest, failures)

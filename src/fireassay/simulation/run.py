@@ -76,8 +76,8 @@ def simulate(
 
     A failed replica leaves the batch at once and costs nothing more; the others go on with the same edges in the same
     order, hence with the same bits unless the potential rounds differently in a smaller batch. `NotFinite` is
-    always among the criteria. `reach` Å is how far the edges go at least, for criteria on distances;
-    `max_edges` bounds the memory of one call of the potential.
+    always among the criteria; without finite forces at its start a replica fails at step 0. `reach` Å is how far the
+    edges go at least, for criteria on distances; `max_edges` bounds the memory of one call of the potential.
 
     With `checkpoint` (a file) the run is saved every `every` seconds and when it is interrupted; called again with
     the same arguments it goes on where it was and ends with the same numbers, bit for bit, as an uninterrupted run.
@@ -96,9 +96,10 @@ def simulate(
         saved = _load(checkpoint, identity)
         cursor, spent = _restore(saved, state, integrator, observers, forces, all_criteria, n_steps)
     if cursor is None:
+        _begin(observers, state, n_steps, integrator.timestep)
         state = integrator.begin(state, forces)
-        _begin(observers, state, n_steps, integrator.timestep, see=True)
-        cursor = _Cursor(0, state, kinetic_energy(state), (), all_criteria, 0)
+        start = _Cursor(0, state, kinetic_energy(state), (), all_criteria, 0)
+        cursor = _judged(start, start, (NotFinite(),), integrator.timestep, forces, observers)
     saved_at = shown_at = time.perf_counter()
     shown = cursor.step
     progress.start(description, n_steps, cursor.step)
@@ -134,23 +135,36 @@ def simulate(
 
 
 def _advance(cursor: _Cursor, integrator: Integrator, forces: Forces, observers: Sequence[Observer]) -> _Cursor:
-    before, step = cursor.state, cursor.step + 1
+    before = cursor.state
     state = integrator.step(before, forces, cursor.step)
-    kinetic = kinetic_energy(state)
+    steps = cursor.replica_steps + before.n_replicas
+    after = _Cursor(cursor.step + 1, state, kinetic_energy(state), cursor.failures, cursor.criteria, steps)
+    return _judged(cursor, after, cursor.criteria, integrator.timestep, forces, observers)
+
+
+def _judged(
+    before: _Cursor,
+    after: _Cursor,
+    criteria: Sequence[Criterion],
+    timestep: float,
+    forces: Forces,
+    observers: Sequence[Observer],
+) -> _Cursor:
+    """The cursor after a step, seen by the observers, without the replicas that break one of the criteria."""
     assert forces.graph is not None
     assert forces.length is not None
-    moment = Moment(before, state, cursor.kinetic, kinetic, forces.graph, forces.length)
-    new = judge(cursor.criteria, moment, step, integrator.timestep, forces.failures)
+    state, kinetic = after.state, after.kinetic
+    moment = Moment(before.state, state, before.kinetic, kinetic, forces.graph, forces.length)
+    new = judge(criteria, moment, after.step, timestep, forces.failures)
     failed = [failure.replica for failure in new]
     for observer in observers:
-        observer.see(state, step, failed)
-    criteria = cursor.criteria
-    if failed:
-        keep = ~torch.isin(state.replica, torch.tensor(failed, device=state.replica.device))
-        state, kinetic = select(state, keep), kinetic[keep]
-        criteria = tuple(criterion.among(state) for criterion in criteria)
-    steps = cursor.replica_steps + before.n_replicas
-    return _Cursor(step, state, kinetic, (*cursor.failures, *new), criteria, steps)
+        observer.see(state, after.step, failed)
+    if not failed:
+        return after
+    keep = ~torch.isin(state.replica, torch.tensor(failed, device=state.replica.device))
+    state, kinetic = select(state, keep), kinetic[keep]
+    left = tuple(criterion.among(state) for criterion in after.criteria)
+    return _Cursor(after.step, state, kinetic, (*after.failures, *new), left, after.replica_steps)
 
 
 def _note(cursor: _Cursor) -> str:
@@ -158,11 +172,9 @@ def _note(cursor: _Cursor) -> str:
     return f"{left} of {left + len(cursor.failures)} replicas alive"
 
 
-def _begin(observers: Sequence[Observer], state: State, n_steps: int, timestep: float, see: bool) -> None:
+def _begin(observers: Sequence[Observer], state: State, n_steps: int, timestep: float) -> None:
     for observer in observers:
         observer.begin(state, n_steps, timestep)
-        if see:
-            observer.see(state, 0)
 
 
 def _identity(predictor: Predictor, state: State, integrator: Integrator, n_steps: int) -> str:
@@ -234,7 +246,7 @@ def _restore(
     device = start.positions.device
     state = State(**{name: tensor.to(device) for name, tensor in group("state.").items()})
     integrator.restore(group("integrator."))
-    _begin(observers, start, n_steps, integrator.timestep, see=False)
+    _begin(observers, start, n_steps, integrator.timestep)
     for number, observer in enumerate(observers):
         observer.restore(group(f"observer.{number}."))
     forces.seconds = float(saved["force_seconds"])
