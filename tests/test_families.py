@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from architectures import ARCHITECTURES, build
 from fireassay.errors import InputError
-from fireassay.families import families, to_text
+from fireassay.families import STORED, families, stored_families, to_text
+from fireassay.measured_families import stored
 from fireassay.models import MODELS
 from fireassay.potential import LocalPotential
 from fireassay.testing import LAWS, assert_potential_contract
@@ -74,6 +78,36 @@ def test_a_newcomer_shows_up_with_what_it_has(monkeypatch):
     assert family.milliseconds is not None
     assert family.milliseconds > 0
     assert "nearest" in to_text(families(["nearest", "painn"]))
+
+
+def test_what_is_stored_is_what_is_measured():
+    """After a change of a model: python -m fireassay.measured_families."""
+    assert STORED.read_text(encoding="utf-8") == stored()
+
+
+def test_a_model_whose_file_has_changed_is_measured(monkeypatch, tmp_path):
+    content = json.loads(STORED.read_text(encoding="utf-8"))
+    row = next(row for row in content["families"] if row["family"]["name"] == "painn")
+    row["file"], row["family"]["parameters"] = "another", 1
+    (tmp_path / "families.json").write_text(json.dumps(content))
+    monkeypatch.setattr("fireassay.families.STORED", tmp_path / "families.json")
+    assert [name for name, family in stored_families().items() if family is None] == ["painn"]
+    assert families(["painn"])[0].parameters > 1
+    assert len(families()) == len(MODELS)
+    (tmp_path / "families.json").write_text("{")
+    assert stored_families() == {}
+    content["models"] = "another list"
+    (tmp_path / "families.json").write_text(json.dumps(content))
+    assert stored_families() == {}
+
+
+def test_a_listing_answers_at_once():
+    """Without torch, whose import alone takes longer."""
+    code = "import sys; from fireassay.families import families, to_text; print(to_text(families())); "
+    code += "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "torchmd_et" in done.stdout
 
 
 def test_an_unknown_model_is_refused():

@@ -1,36 +1,25 @@
 """The architectures at a glance: what each is, who published it, its size, how far it sees, its laws, its speed.
 
-Nothing here knows a model by name. Title and paper are the first paragraph of the model's file, "Title (paper).";
-the published forms that break a law are the class's `published`; everything else is measured on the default model.
+Nothing here knows a model by name: `measured_families` finds the facts, and `families.json` keeps them, so that a
+listing answers at once. A model that is not in there, or whose file has changed since, is measured when it is listed;
+`python -m fireassay.measured_families` writes the file anew.
 """
 
 from __future__ import annotations
 
-import inspect
+import hashlib
 import json
-import re
-import statistics
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-import numpy as np
-import torch
-
-from fireassay.data.graph import from_structures
-from fireassay.data.readers import read
-from fireassay.data.structure import Structure
 from fireassay.errors import InputError, nearest
-from fireassay.models import MODELS
-from fireassay.potential import LocalPotential
 from fireassay.progress import Progress, Silent, track
-from fireassay.testing import LAWS
 
-SPECIES = (1, 6, 7, 8)  # of the sizes and times
-FRAME = "3bpa-xtb/ground_state"
-FARTHEST = 14  # cutoffs, of the chain on which the reach is measured
-_PUBLISHED = re.compile(r"(.*\S)\s+\(([^()]*)\)\.?", re.DOTALL)
+SPECIES: Final = (1, 6, 7, 8)  # of the sizes and times
+FRAME: Final = "3bpa-xtb/ground_state"
+STORED: Final = Path(__file__).with_name("families.json")
 
 
 @dataclass(frozen=True)
@@ -43,9 +32,9 @@ class Family:
     module: str
     parameters: int  # trained
     cutoff: float  # Å
-    layers_seen: int  # cutoffs that an atom's energy sees, one for a strictly local model; at most FARTHEST
+    layers_seen: int  # cutoffs that an atom's energy sees, one for a strictly local model; at most 14
     descriptors: int  # per atom
-    laws: tuple[str, ...]  # of the contract, kept by default
+    laws: Sequence[str]  # of the contract, kept by default
     published: Mapping[str, Mapping[str, Any]]  # by law, the arguments that give a published form which breaks it
     arguments: Mapping[str, Any]
     milliseconds: float | None = None  # energy and forces of FRAME, of the frozen twin in float32
@@ -56,79 +45,61 @@ def families(names: Iterable[str] = (), timed: bool = False, progress: Progress 
 
     Raises InputError for a name that is not in MODELS.
     """
-    chosen = sorted(set(names)) or sorted(MODELS)
-    for name in chosen:
-        if name not in MODELS:
-            raise InputError(f"no model {name!r}{nearest(name, MODELS)}; known are {', '.join(MODELS)}")
-    watched = track(chosen, len(chosen), "models", progress or Silent())
-    return [_family(name, MODELS[name], timed) for name in watched]
+    stored, wanted = stored_families(), set(names)
+    if timed or not wanted <= set(stored) or None in stored.values() or not stored:
+        from fireassay.models import MODELS  # takes seconds, with torch
+
+        known = list(MODELS)
+    else:
+        known = list(stored)
+    for name in wanted:
+        if name not in known:
+            raise InputError(f"no model {name!r}{nearest(name, known)}; known are {', '.join(known)}")
+    chosen = sorted(wanted or known)
+    found = [None if timed else stored.get(name) for name in chosen]
+    watched = zip(chosen, found, strict=True)
+    if None in found:
+        watched = track(watched, len(chosen), "models", progress or Silent())
+    return [_measured(name, timed) if family is None else family for name, family in watched]
 
 
-def _family(name: str, model: type[LocalPotential], timed: bool) -> Family:
-    title, paper = _heading(model)
-    network = model(species=SPECIES)  # type: ignore[call-arg]
-    cutoffs, descriptors = _reach(network)
-    return Family(
-        name=name,
-        title=title,
-        paper=paper,
-        module=model.__module__,
-        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
-        cutoff=network.cutoff,
-        layers_seen=cutoffs,
-        descriptors=descriptors,
-        laws=tuple(law for law in LAWS if law != "reference"),
-        published=model.published,
-        arguments=network.arguments,
-        milliseconds=_milliseconds(model(species=SPECIES)) if timed else None,  # type: ignore[call-arg]
-    )
+def _measured(name: str, timed: bool) -> Family:
+    from fireassay.measured_families import measured
+
+    return measured(name, timed)
 
 
-def _heading(model: type[LocalPotential]) -> tuple[str, str]:
-    """Title and paper, from "Title (paper)." at the top of the model's file."""
-    module = inspect.getmodule(model)
-    text = " ".join((inspect.getdoc(module) or inspect.getdoc(model) or "").split("\n\n")[0].split())
-    match = _PUBLISHED.fullmatch(text)
-    return (match[1], match[2]) if match else (text.rstrip("."), "")
+def stored_families() -> dict[str, Family | None]:
+    """The families that were measured by name, None where the file has changed; empty for another list of models."""
+    try:
+        content = json.loads(STORED.read_text(encoding="utf-8"))
+        if content["models"] != hash_of("fireassay.models.__init__"):
+            return {}
+        rows = [(row["file"], Family(**row["family"])) for row in content["families"]]
+        return {family.name: family if file == hash_of(family.module) else None for file, family in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
-def _reach(network: LocalPotential) -> tuple[int, int]:
-    """How many cutoffs away an atom can be that changes the energy of the first, and the descriptors of an atom.
-
-    Measured on a zigzag chain in which an atom sees the next one only, with weights moved away from zeros that a model
-    may start with. Changes `network`.
-    """
-    generator = torch.Generator().manual_seed(0)
-    network.to(torch.float64)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    step = 0.6 * network.cutoff
-    along = np.arange(FARTHEST + 1)
-    positions = np.array([0.87 * step * along, 0.5 * step * (along % 2), 0.05 * np.sin(along)]).T.astype(np.float64)
-    graph = from_structures([Structure(np.resize(SPECIES, FARTHEST + 1), positions)], network.cutoff)
-    leaf = graph.positions.clone().requires_grad_()
-    energies, descriptors = network.local(graph._replace(positions=leaf))
-    (gradient,) = torch.autograd.grad(energies[0], leaf)
-    return int(gradient.abs().sum(1).nonzero().max()), descriptors.shape[1]
-
-
-def _milliseconds(network: LocalPotential) -> float:
-    """Median time of energy and forces of one frame, of the frozen twin in float32, on torch's number of threads."""
-    twin = network.to(torch.float32).frozen()
-    graph = from_structures(read(FRAME)[:1], network.cutoff, torch.float32)
-    times: list[float] = []
-    while len(times) < 4 or (sum(times) < 0.5 and len(times) < 100):
-        begin = time.perf_counter()
-        twin.predict(graph)
-        times.append(time.perf_counter() - begin)
-    return 1e3 * statistics.median(times[1:])  # kernels are compiled or loaded in the first
+def hash_of(module: str) -> str:
+    """The first digits of the SHA-256 of a module's file in this package; empty when there is none."""
+    path = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 
 def to_json(found: Sequence[Family]) -> str:
     """The families as JSON, with the frame and the number of threads of their times."""
-    content = {"frame": FRAME, "threads": torch.get_num_threads(), "families": [asdict(family) for family in found]}
+    content = {"frame": FRAME, "threads": _threads(found), "families": [asdict(family) for family in found]}
     return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def _threads(found: Sequence[Family]) -> int | None:
+    """The number of threads on which times were measured; None without times."""
+    if all(family.milliseconds is None for family in found):
+        return None
+    import torch
+
+    return torch.get_num_threads()
 
 
 def to_text(found: Sequence[Family], details: bool = False) -> str:
@@ -139,7 +110,7 @@ def to_text(found: Sequence[Family], details: bool = False) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [line for family in found for line in _details(family)] if details else []
-    return "\n".join([*lines, "", *_notes(timed)])
+    return "\n".join([*lines, "", *_notes(found)])
 
 
 def _row(family: Family) -> list[str]:
@@ -159,14 +130,15 @@ def _assigned(arguments: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={json.dumps(value)}" for name, value in arguments.items())
 
 
-def _notes(timed: bool) -> list[str]:
+def _notes(found: Sequence[Family]) -> list[str]:
+    laws = len(set().union(*(family.laws for family in found)))
     notes = [
         f"Sizes: the defaults for {len(SPECIES)} elements. Sees: how far off another atom changes an atom's energy.",
-        f"Laws: by default every model keeps all {len(LAWS) - 1} of the contract.",
+        f"Laws: by default every model keeps all {laws} of the contract.",
     ]
-    if timed:
-        n_atoms, threads = len(read(FRAME)[0].atomic_numbers), torch.get_num_threads()
-        notes.append(f"ms: energy and forces of {FRAME} ({n_atoms} atoms), float32, frozen, {threads} threads.")
+    threads = _threads(found)
+    if threads is not None:
+        notes.append(f"ms: energy and forces of {FRAME} (27 atoms), float32, frozen, {threads} threads.")
     return notes
 
 
