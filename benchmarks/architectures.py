@@ -22,6 +22,7 @@ import torch
 from ase.build import bulk
 from side_by_side import SIZES, TASKS, compare, serve, table
 
+from fireassay.data.embedded import find
 from fireassay.data.graph import from_structures
 from fireassay.data.structure import Structure
 from fireassay.interop.mace_weights import copy_mace_torch
@@ -29,7 +30,7 @@ from fireassay.models import MODELS
 from fireassay.models.mace import MACE
 
 HERE = Path(__file__).resolve().parent
-FRAMES = HERE.parents[1] / "shared" / "data" / "3bpa" / "train_300K.xyz.xz"
+FRAMES = find("3bpa-xtb/train_300K")
 COMMON: dict[str, Any] = {"species": [1, 6, 7, 8, 29], "cutoff": 5.0}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "allegro": {
@@ -260,10 +261,13 @@ def ours(name: str, weights: Path, frames: Path, frozen: bool) -> None:
     optimiser = torch.optim.Adam(trained.parameters(), lr=0.0)
 
     def energy_and_forces(task: str) -> float:
-        return model.predict(graphs[task]).forces.abs().sum().item()
+        forces = model.predict(graphs[task]).forces
+        assert forces is not None
+        return forces.abs().sum().item()
 
     def train(task: str) -> float:
         prediction = trained.predict(graphs[task], differentiable=True)
+        assert prediction.forces is not None
         optimiser.zero_grad(set_to_none=True)
         (prediction.energy.square().mean() + prediction.forces.square().mean()).backward()
         optimiser.step()
@@ -279,7 +283,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
         weights.with_suffix(".json").write_text(json.dumps({**COMMON, **ARGUMENTS[name]}))
         crystal = bulk("Cu", cubic=True) * (5, 5, 2)
         crystal.rattle(0.1, seed=0)
-        ase.io.write(frames, [*ase.io.read(options.frames, ":10"), crystal], format="extxyz")
+        ase.io.write(frames, [*ase.io.iread(options.frames, ":10"), crystal], format="extxyz")
         me = [sys.executable, str(HERE / "architectures.py"), name, "--serve", str(weights), str(frames)]
         commands = {"fireassay": [*me, "trained"], "fireassay frozen": [*me, "frozen"]}
         if options.reference_python:

@@ -11,6 +11,9 @@ for is said. With --device cpu the script tries itself.
 
 from __future__ import annotations
 
+if __name__ == "cuda":  # torch looks for a package of this name, and beside another benchmark it would find this file
+    raise ImportError("benchmarks/cuda.py is a script")
+
 import argparse
 import json
 import os

@@ -27,13 +27,14 @@ from fireassay.assays.directions import draw, flat, like, weights_of
 from fireassay.assays.landscape import LandscapeSettings, TrainingLoss
 from fireassay.assays.predictions import cut
 from fireassay.data.datasets import Dataset
+from fireassay.data.embedded import find
 from fireassay.data.readers import read
 from fireassay.models.mace import MACE
 from fireassay.models.nequip import NequIP
 from fireassay.potential import LocalPotential
 
 HERE = Path(__file__).resolve().parent
-FRAMES = HERE.parents[1] / "shared" / "data" / "3bpa" / "train_300K.xyz.xz"
+FRAMES = find("3bpa-xtb/train_300K")
 MOLECULE: dict[str, Any] = {"species": [1, 6, 7, 8], "cutoff": 5.0}
 MODELS: dict[str, tuple[type[LocalPotential], dict[str, Any]]] = {
     "nequip": (NequIP, {**MOLECULE, **ARGUMENTS["nequip"]}),

@@ -14,15 +14,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import faiss
 import numba
 import numpy as np
 import torch
-from nequip import ARGUMENTS as NEQUIP
 
+from architectures import ARGUMENTS
 from fireassay.assays.predictions import predict
 from fireassay.data.datasets import Dataset
 from fireassay.data.readers import read
@@ -34,12 +33,11 @@ from fireassay.progress import Silent
 from fireassay.records import ErrorTrajectory
 from fireassay.uncertainty.ltau import LTAU
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "3bpa"
 SPECIES = [1, 6, 7, 8]
 MODELS: dict[str, Callable[[], LocalPotential]] = {
     "mace-32": lambda: MACE(SPECIES, cutoff=5.0, channels=32, hidden_l_max=1),
     "mace-64": lambda: MACE(SPECIES, cutoff=5.0, channels=64, hidden_l_max=2),
-    "nequip": lambda: NequIP(**NEQUIP),
+    "nequip": lambda: NequIP(**ARGUMENTS["nequip"]),
 }
 
 
@@ -96,8 +94,8 @@ def measure(name: str, train: list[Structure], test: list[Structure], counts: li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--train", type=Path, default=SHARED / "train_300K.xyz.xz")
-    parser.add_argument("--test", type=Path, default=SHARED / "test_300K.xyz.xz")
+    parser.add_argument("--train", default="3bpa-xtb/train_300K")
+    parser.add_argument("--test", default="3bpa-xtb/test_300K")
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 10])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)

@@ -27,7 +27,8 @@ from side_by_side import compare, serve
 from architectures import ARGUMENTS, FRAMES
 from fireassay.data.graph import Graph
 from fireassay.data.structure import Structure
-from fireassay.models.mace import MACE, copy_mace_torch
+from fireassay.interop.mace_weights import copy_mace_torch
+from fireassay.models.mace import MACE
 from fireassay.potential import Prediction, Predictor
 from fireassay.simulation.criteria import ClosestApproach, EnergyJump, TemperatureRange, bond_criterion
 from fireassay.simulation.observers import LastFrames, Recorder
@@ -40,21 +41,22 @@ TASK = "molecular dynamics"
 TEMPERATURE = 300.0
 
 
-class Frozen(Predictor):
+class Frozen:
     """A potential's equivalent for inference, made once and not at the start of every run."""
 
     def __init__(self, potential: MACE) -> None:
         self.inner, self.cutoff, self.dtype = potential.frozen(), potential.cutoff, torch.float32
+        self.species = potential.species
 
     def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
         """What the potential says."""
         return self.inner.predict(graph.to(dtype=self.dtype), forces, stress)
 
 
-class Springs(Predictor):
+class Springs:
     """Every atom on a spring: forces for the price of a subtraction."""
 
-    cutoff = 5.0
+    cutoff, species, dtype = 5.0, None, torch.float64
 
     def __init__(self, positions: torch.Tensor) -> None:
         self.positions = positions
@@ -67,7 +69,7 @@ class Springs(Predictor):
 
 def start_of(frames: Path, replicas: int) -> tuple[Structure, State]:
     """The first frame, and its replicas with velocities; ASE counts 3n degrees of freedom, so here, too."""
-    atoms = ase.io.read(frames, "0")
+    atoms = next(ase.io.iread(frames, "0"))
     structure = Structure(atoms.numbers.astype(np.int64), atoms.positions)
     state = maxwell_boltzmann(replicate(structure, replicas), TEMPERATURE, generators(0, replicas), rotation=True)
     return structure, state._replace(degrees_of_freedom=torch.full_like(state.degrees_of_freedom, 3 * len(structure)))

@@ -66,6 +66,7 @@ def make_loop(potential: Potential, train: Dataset, batch_size: int, folder: Pat
         fingerprint={},
         request=Request(),
         progress=Silent(),
+        clock=time.monotonic,
     )
 
 
@@ -89,7 +90,7 @@ def measure(
                 if which == 0:
                     bare_step(potential, batch)
                 else:
-                    loop.step(chosen, loop.recipe.loss, 1e-6)
+                    loop.step(chosen, loop.recipe.loss, (0.0, 1 / len(batches)))
                 (bare if which == 0 else loop_times).append(time.perf_counter() - started)
         for _ in range(5):
             started = time.perf_counter()
@@ -101,7 +102,7 @@ def measure(
 
 def main() -> None:
     """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--frames", default="3bpa-xtb/train_300K")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
