@@ -118,7 +118,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs and report.")] = Path(
         "fireassay-demo"
     ),
-    minutes: Annotated[float, typer.Option(help="Rough time for both trainings together.")] = 4.0,
+    minutes: Annotated[float, typer.Option(help="Rough time for both trainings together.")] = 3.0,
     quiet: Quiet = False,
 ) -> None:
     """Train a NequIP and a MACE on the embedded 3BPA set, assay both, write the report. A few minutes on two cores.

@@ -9,8 +9,12 @@ from difflib import get_close_matches
 class InputError(ValueError):
     """Input that cannot be used. The message is one line: what was found, what is needed, what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Line breaks, as in printed arrays, become
+    blanks.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()) if "\n" in message else message)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -69,9 +69,9 @@ def test_each_frame_may_use_another_of_the_names(tmp_path):
         ("spin=1 multiplicity=3", r"spin is 1 and multiplicity is 3.*keys=\{spin: spin\}"),
         (
             "charge=neutral",
-            r"charge under 'charge' is 'neutral', needs one number; leave it with keys=\{charge: null\}",
+            r"charge under 'charge' is 'neutral', needs one number; leave it with .data.keys=\{charge: null\}",
         ),
-        ("spin=T", r"spin under 'spin' is True, needs one number; leave it with keys=\{spin: null\}"),
+        ("spin=T", r"spin under 'spin' is True, needs one number; leave it with .data.keys=\{spin: null\}"),
         ('charge="1 2 3"', r"charge under 'charge' is an array of shape \(3,\), needs one number"),
         ("charge=inf", "charge is inf e, needs a finite number"),
         ("charge=-inf", "charge is -inf e, needs a finite number"),
@@ -96,7 +96,7 @@ def test_the_advice_works(tmp_path):
     assert read(path, keys={"charge": "total_charge", "spin": None})[0].charge == 0
     assert read(xyz(tmp_path, "charge=0 spin=2"), units={"spin": "2S"})[0].spin == 3
     assert read(xyz(tmp_path, "charge=0 spin=0"), units={"spin": "2s"})[0].spin == 1
-    with pytest.raises(InputError, match=r"multiplicity 2S \+ 1 = 2 of 'spin'; leave it with keys=\{spin: null\}"):
+    with pytest.raises(InputError, match=r"multiplicity 2S \+ 1 = 2 of 'spin'; leave it with .data.keys=\{spin"):
         read(xyz(tmp_path, "charge=0 spin=1"), units={"spin": "2S"})
     assert read(xyz(tmp_path, "charge=0 spin=-1"), units={"spin": "S"})[0].spin == 3
     with pytest.raises(InputError, match="'µB' is no unit of spin; known are"):
@@ -135,7 +135,7 @@ def test_a_column_of_partial_charges_under_a_standard_name_is_no_total_charge(tm
 @pytest.mark.parametrize(
     ("comments", "says"),
     [
-        (["q=0", "q=1"], r"no charge read, but 'q' looks like it; read it with keys=\{charge: q\}"),
+        (["q=0", "q=1"], r"no charge read, but 'q' looks like it; read it with .data.keys=\{charge: q\}"),
         (["mol_charge=-1"], r"'mol_charge' looks like it"),
         (["n_unpaired=0", "n_unpaired=2"], r"no spin read, but 'n_unpaired' looks like it"),
     ],
@@ -207,7 +207,7 @@ def test_frames_of_one_composition_that_differ_are_refused():
     assert found.refusal is not None
     assert "CO with a charge of 0 and 1: a potential that does not use charge" in found.refusal
     assert "PhysNet" in found.refusal
-    assert "keys={charge: null}" in found.refusal
+    assert "data.keys={charge: null}" in found.refusal
     assert "\n" not in found.refusal
     assert ambiguity(mixed, {"charge"}) == (None, None)
     assert ambiguity([carbon_monoxide(0), carbon_monoxide(1, energy=None)]) == (None, None)  # nothing to contradict
@@ -227,7 +227,7 @@ def test_a_spin_that_follows_from_a_charge_in_use_is_no_contradiction():
     both = ambiguity(frames)
     assert both.refusal is not None
     assert "a charge of 0 and 1 and a spin of 1 and 2: " in both.refusal
-    assert "keys={charge: null, spin: null}" in both.refusal
+    assert "data.keys={charge: null, spin: null}" in both.refusal
     assert ambiguity(frames, {"charge", "spin"}) == (None, None)
 
 

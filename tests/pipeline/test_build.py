@@ -9,7 +9,9 @@ import pytest
 
 from architectures import SMALL
 from fireassay.config import Config
-from fireassay.data.baseline import fit_e0
+from fireassay.data.baseline import fit_e0, isolated_atoms
+from fireassay.data.readers import read
+from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.models import MODELS
 from fireassay.pipeline.material import Material, read_material
@@ -124,3 +126,25 @@ def test_frames_that_differ_by_charge_alone_are_refused_but_where_it_is_used(mat
     assert made(both, {"type": "physnet", **advised}).notes == ()
     same = charged(material, np.ones(len(material.train)))
     assert made(same, {"type": "painn", **SMALL["painn"]}).notes == ()
+
+
+def without(frame: Structure, atom: int) -> Structure:
+    """A frame of another composition, so that the compositions alone decide every E0."""
+    left = np.delete(np.arange(len(frame)), atom)
+    return Structure(frame.atomic_numbers[left], frame.positions[left], energy=frame.energy, forces=frame.forces[left])
+
+
+def test_isolated_atoms_that_a_fit_misses_are_said(material):
+    """A fitted E0 is a mean in molecules, electronvolts from the free atom; the way that is named mends it."""
+    atoms = read("3bpa-xtb/isolated_atoms")
+    model = {"type": "painn", **SMALL["painn"]}
+    others = [without(frame, number % 27) for number, frame in enumerate(material.train)]
+    some = replace(material, train=[*others, atoms[0]])
+    (note,) = made(some, model).notes
+    assert note.startswith("E0 misses the isolated atoms among the training frames")
+    assert "add those of" in note
+    every = replace(material, train=[*material.train, *atoms], isolated=isolated_atoms(atoms))
+    (note,) = made(every, model).notes
+    assert "take them with baseline.e0=isolated" in note
+    assert made(every, model, baseline={"e0": "isolated"}).notes == ()
+    assert made(material, model).notes == ()

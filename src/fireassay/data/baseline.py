@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fireassay.data.advice import keys_option
 from fireassay.data.datasets import Dataset
 from fireassay.data.frame import SYMBOLS
 from fireassay.data.readers import read
@@ -122,7 +123,10 @@ def fit_e0(structures: Sequence[Structure]) -> FittedE0:
     species = sorted({int(z) for s in structures for z in s.atomic_numbers})
     labelled = [s for s in structures if s.energy is not None]
     if not labelled:
-        raise InputError("isolated-atom energies cannot be fitted: no frame has an energy; give or read them")
+        raise InputError(
+            "isolated-atom energies cannot be fitted: no frame has an energy; name the file's key with "
+            f"{keys_option({'energy': 'KEY'})}, or train on forces alone from baseline.e0=zero"
+        )
     counts = _compositions(labelled, species)
     energies = np.array([s.energy for s in labelled], dtype=np.float64)
     solution, _, rank, singular = np.linalg.lstsq(counts, energies, rcond=None)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fireassay.data.advice import keys_option, units_option
 from fireassay.data.electronic_state import check_parity, multiplicity, per_atom, spin_unit, stated
 from fireassay.data.frame import Frame, describe, is_number, is_numeric
 from fireassay.data.keys import Mapped
@@ -115,8 +116,8 @@ def structure_of(frame: Frame, mapped: Mapped, units: Units) -> Structure:
 def _multiplicity(frame: Frame, key: str, value: float, units: Units) -> float:
     if units.spin == "2S+1" and per_atom(frame.values[key], len(frame)):
         raise InputError(
-            f"{frame.where}: spin under {key!r} has a value per atom; read moments in µB with units={{spin: 2S}}, or "
-            "leave them with keys={spin: null}"
+            f"{frame.where}: spin under {key!r} has a value per atom; read moments in µB with "
+            f"{units_option({'spin': '2S'})}, or leave them with {keys_option({'spin': None})}"
         )
     return multiplicity(value, units.spin)
 
@@ -143,9 +144,8 @@ def _stress(frame: Frame, mapped: Mapped, units: Units, cell: NDArray) -> NDArra
             return tensor * units.stress
         volume = abs(np.linalg.det(cell))
         if volume == 0:
-            raise InputError(
-                f"{frame.where}: has a virial but no cell to divide it by; leave it with keys={{virial: null}}"
-            )
+            without = keys_option({"virial": None})
+            raise InputError(f"{frame.where}: has a virial but no cell to divide it by; leave it with {without}")
         return -tensor * units.virial / volume
     return None
 

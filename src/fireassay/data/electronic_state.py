@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from fireassay.data.advice import keys_option, units_option
 from fireassay.data.frame import SYMBOLS
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
@@ -68,13 +69,13 @@ def stated(
         listed = " and ".join(f"{name} is {value:g}" for name, value in found.items())
         raise InputError(
             f"{where}: {listed}, which contradict each other; read one of them with "
-            f"keys={{{quantity}: {next(iter(found))}}}"
+            f"{keys_option({quantity: next(iter(found))})}"
         )
     return next(iter(found.items()), None)
 
 
 def _leave(quantity: str) -> str:
-    return f"leave it with keys={{{quantity}: null}}"
+    return f"leave it with {keys_option({quantity: None})}"
 
 
 def check_parity(structure: Structure, name: str, unit: str) -> None:
@@ -88,7 +89,8 @@ def check_parity(structure: Structure, name: str, unit: str) -> None:
     electrons = float(structure.atomic_numbers.sum()) - structure.charge
     if electrons % 1 or structure.spin % 1 or (electrons + structure.spin) % 2 == 1:
         return
-    unpaired = "read a number of unpaired electrons with units={spin: 2S}, or " if unit == "2S+1" else ""
+    electrons_as = f"read a number of unpaired electrons with {units_option({'spin': '2S'})}, or "
+    unpaired = electrons_as if unit == "2S+1" else ""
     raise InputError(
         f"{structure.where}: {electrons:.0f} electrons cannot have the multiplicity 2S + 1 = {structure.spin:.0f} of "
         f"{name!r}; {unpaired}{_leave('spin')}"
@@ -183,13 +185,13 @@ def _refused(pairs: Mapping[str, tuple[Structure, Structure]]) -> str:
     formula = "".join(f"{SYMBOLS[int(z)]}{n if n > 1 else ''}" for z, n in zip(numbers, counts, strict=True))
     differ = [q for q in pairs if None not in (getattr(one, q), getattr(other, q))]
     values = " and ".join(f"a {q} of {getattr(one, q):g} and {getattr(other, q):g}" for q in differ)
-    unused, left = " and ".join(pairs), ", ".join(f"{q}: null" for q in pairs)
+    unused, left = " and ".join(pairs), keys_option(dict.fromkeys(pairs))
     other_way = (
         "take one that does, such as PhysNet with charge_conservation: total, " if set(pairs) == {"charge"} else ""
     )
     return (
         f"{one.where} and {other.where} are {formula} with {values}: a potential that does not use {unused} cannot fit "
-        f"both; train on frames of one {unused}, {other_way}or ignore the difference with keys={{{left}}}"
+        f"both; train on frames of one {unused}, {other_way}or ignore the difference with {left}"
     )
 
 

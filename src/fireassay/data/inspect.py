@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from fireassay.data.advice import units_option
 from fireassay.data.baseline import fit_e0, isolated_atoms, statistics
 from fireassay.data.conversion import Units, structure_of
 from fireassay.data.electronic_state import STATES, ambiguity, counted
@@ -298,7 +299,7 @@ def _units(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]:
     findings = []
     foreign = foreign_unit(larger)
     if foreign is not None:
-        findings.append(f"{foreign.sentence}; read it with units={foreign.mapping}")
+        findings.append(f"{foreign.sentence}; read it with {units_option(foreign.mapping)}")
     if consistency is not None and consistency.correlation > 0.8:
         evidence["energy difference / work of forces between similar frames (expected 1)"] = consistency.slope
         if not 1 / 1.8 < consistency.slope < 1.8:
@@ -324,7 +325,7 @@ def _stress_findings(slope: float) -> list[str]:
     sign = "opposite" if slope < 0 else "expected"
     return [
         f"stress is {slope:.3g} times that of a pair potential fitted to the forces: its sign is the {sign} one, "
-        f"its unit looks like {unit}; read it with units={{stress: {'-' if slope < 0 else ''}{unit}}}"
+        f"its unit looks like {unit}; read it with {units_option({'stress': ('-' if slope < 0 else '') + unit})}"
     ]
 
 

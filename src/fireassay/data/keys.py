@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from fireassay.data.advice import keys_option
 from fireassay.data.electronic_state import ROUNDING, STATES, per_atom
 from fireassay.data.frame import Frame, is_number, is_numeric, key_shapes
 from fireassay.errors import InputError, nearest
@@ -99,7 +100,7 @@ def resolve(frames: Sequence[Frame], file_format: str, keys: Mapping[str, str | 
             continue
         if len(present) > 1 and label not in _OPTIONAL:
             raise InputError(
-                f"{where}: {label} could be any of {present}; say which, such as keys={{{label}: {present[0]}}}"
+                f"{where}: {label} could be any of {present}; say which, such as {keys_option({label: present[0]})}"
             )
         mapped[label] = tuple(present[:1])
     if mapped["stress"] and "virial" not in keys:
@@ -155,14 +156,14 @@ def unread_labels(
         plural = "looks" if len(names) == 1 else "look"
         lines[label] = (
             f"{where}: no {label} read, but {', '.join(map(repr, names))} {plural} like it; "
-            f"read it with keys={{{label}: {names[0]}}} or leave it with keys={{{label}: null}}"
+            f"read it with {keys_option({label: names[0]})} or leave it with {keys_option({label: None})}"
         )
     for quantity in STATES.keys() - decided:
         key = None if mapped[quantity] else _unread_state(frames, quantity)
         if key is not None:
             lines[quantity] = (
-                f"{where}: no {quantity} read, but {key!r} looks like it; read it with keys={{{quantity}: {key}}} or "
-                f"leave it with keys={{{quantity}: null}}"
+                f"{where}: no {quantity} read, but {key!r} looks like it; read it with {keys_option({quantity: key})}, "
+                f"or leave it with {keys_option({quantity: None})}"
             )
     return lines
 
@@ -198,5 +199,5 @@ def require_labels(frames: Sequence[Frame], mapped: Mapped, where: str) -> None:
     guess = {label: similar.get(label, ["..."])[0] for label in ("energy", "forces")}
     raise InputError(
         f"{where}: no energies and no forces recognised; keys found: {found}; say which they are with "
-        f"keys={{energy: {guess['energy']}, forces: {guess['forces']}}}"
+        + keys_option(guess)
     )

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from scipy.spatial import KDTree
 
+from fireassay.data.advice import units_option
 from fireassay.data.asedb import read_asedb
 from fireassay.data.conversion import Units, structure_of
 from fireassay.data.deepmd import is_deepmd, read_deepmd
@@ -68,8 +69,8 @@ def read(
         evidence = foreign_unit(structures)
         if evidence is not None:
             raise InputError(
-                f"{where}: {evidence.sentence}; read it with units={evidence.mapping}, "
-                "or with units={energy: eV} if it is in eV after all"
+                f"{where}: {evidence.sentence}; read it with {units_option(evidence.mapping)}, "
+                f"or with {units_option({'energy': 'eV'})} if it is in eV after all"
             )
     return structures
 
@@ -85,8 +86,13 @@ def load(path: str | Path) -> tuple[list[Frame], str]:
     file_format = format_of(place)
     try:
         return _READERS[file_format](place), file_format
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # whatever the decoder of a damaged file comes upon
+        text = " ".join(f"{type(error).__name__} {error}".split())
+        raise InputError(f"{path}: cannot be read as {file_format} ({text}); it may be damaged") from error
 
 
 def format_of(path: Path) -> str:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from fireassay.data.advice import keys_option
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 
@@ -89,7 +90,7 @@ def by_group(
     labels = [structure.provenance.group for structure in structures]
     known = sorted({label for label in labels if label is not None})
     if not known:
-        raise InputError("no frame has a group; read the file with keys={group: ...} to name the key that holds it")
+        raise InputError(f"no frame has a group; name the key that holds it with {keys_option({'group': 'KEY'})}")
     if groups is None:
         return {name: _labelled(labels, [name]) for name in known}
     chosen = {part: [names] if isinstance(names, str) else list(names) for part, names in groups.items()}
@@ -120,7 +121,7 @@ def by_temperature(structures: Sequence[Structure], tolerance: float = 1.0) -> d
     if missing:
         raise InputError(
             f"{len(missing)} of {len(values)} frames have no temperature, the first is "
-            f"{structures[missing[0]].where}; read the file with keys={{temperature: ...}}"
+            f"{structures[missing[0]].where}; name the key that holds it with {keys_option({'temperature': 'KEY'})}"
         )
     temperatures = np.array(values, dtype=np.float64)
     parts: dict[float, Indices] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fireassay.data.advice import keys_option, units_option
 from fireassay.errors import InputError
 
 Array = NDArray[np.float64]
@@ -76,7 +77,8 @@ class Structure:
         if self.spin is not None and not 1 <= self.spin < np.inf:
             raise InputError(
                 f"{self.where}: spin is {self.spin:g}, needs a multiplicity 2S + 1, from 1 on; read unpaired electrons "
-                "with units={spin: 2S}, S with units={spin: S}, or leave it with keys={spin: null}"
+                f"with {units_option({'spin': '2S'})}, S with {units_option({'spin': 'S'})}, or leave it with "
+                f"{keys_option({'spin': None})}"
             )
 
     @property

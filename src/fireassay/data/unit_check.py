@@ -7,7 +7,7 @@ level of theory, and the common units of energy differ by factors of 4 and more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +30,7 @@ class Evidence:
     """What was noticed, and the units mapping to write."""
 
     sentence: str
-    mapping: str
+    mapping: Mapping[str, str]
 
 
 def all_electron_energy(atomic_numbers: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -126,7 +126,7 @@ def foreign_unit(structures: Sequence[Structure]) -> Evidence | None:
     if len(lengths) >= 10 and np.quantile(lengths, 0.1) > 1.6 and np.median(lengths) < 2.6:
         return Evidence(
             f"hydrogen atoms are {np.median(lengths):.2f} from their neighbours, which is a bond in Bohr, not in Å",
-            "{length: Bohr, energy: Hartree}",
+            {"length": "Bohr", "energy": "Hartree"},
         )
     stiffness = hydrogen_stiffness(sample)
     energy, forces = energy_unit(sample), force_unit(stiffness)
@@ -136,14 +136,12 @@ def foreign_unit(structures: Sequence[Structure]) -> Evidence | None:
             f"forces look like {forces}: bonds to hydrogen have a force constant of {stiffness:.3g} instead of 20 to 60"
         )
         unit = forces.rpartition("/")[0]
-        return Evidence(
-            sentence, f"{{energy: {unit}, forces: {forces}}}" if "Bohr" in forces else f"{{energy: {unit}}}"
-        )
+        return Evidence(sentence, {"energy": unit, **({"forces": forces} if "Bohr" in forces else {})})
     if energy is None or energy[0] == "eV" or (forces is None and not _scale_agrees(sample, energy[0])):
         return None
     times = f"{per_atom:.4g} per atom is {energy[1]:.3g} times the all-electron energy in eV"
     sentence = f"energies look like {energy[0]}: {times}"
-    return Evidence(sentence, f"{{energy: {energy[0]}{', forces: eV/Å' if forces else ''}}}")
+    return Evidence(sentence, {"energy": energy[0], **({"forces": "eV/Å"} if forces else {})})
 
 
 def _scale_agrees(structures: Sequence[Structure], unit: str) -> bool:

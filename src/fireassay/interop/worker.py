@@ -77,7 +77,7 @@ def run_export(
 def read_export(folder: Path) -> Export:
     """The export that a script wrote into a folder. Raises InputError when it is damaged or of another protocol."""
     try:
-        description = json.loads((folder / "export.json").read_text())
+        description = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         with np.load(folder / "arrays.npz", allow_pickle=False) as archive:
             arrays = dict(archive)
         if description.get("protocol") != PROTOCOL:
@@ -143,14 +143,14 @@ def _run(command: Sequence[str], folder: Path, timeout: float) -> None:
             process.kill()
             process.wait()
     if code == _REFUSED and (folder / "error.json").is_file():
-        raise InputError(json.loads((folder / "error.json").read_text())["error"])
+        raise InputError(json.loads((folder / "error.json").read_text(encoding="utf-8"))["error"])
     if code:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise InputError(f"{command[0]} {Path(command[2]).name} ended with {how}: {_last_line(log)}")
 
 
 def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it printed nothing"
 
 

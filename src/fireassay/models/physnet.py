@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fireassay.data.advice import keys_option
 from fireassay.data.graph import Graph, edge_vectors
 from fireassay.errors import InputError
 from fireassay.nn.connectivity import Connectivity
@@ -195,7 +196,7 @@ def _refuse_charged(graph: Graph) -> None:
         raise InputError(
             f"structure {int(charged[0, 0])} of the batch has a charge of {float(graph.charge[charged[0, 0]]):g} e, "
             'but charge_conservation "local" keeps every fragment neutral; use charge_conservation: total, or leave '
-            "the charge out with keys={charge: null}"
+            f"the charge out with {keys_option({'charge': None})}"
         )
 
 

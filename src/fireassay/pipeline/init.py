@@ -24,7 +24,7 @@ from fireassay.data.structure import Structure
 from fireassay.data.unit_check import foreign_unit
 from fireassay.errors import InputError, nearest
 from fireassay.model_settings import MODEL_SETTINGS
-from fireassay.overrides import dump_yaml, parse_yaml
+from fireassay.overrides import dump_yaml
 from fireassay.pipeline.material import read_material
 from fireassay.pipeline.train import build
 from fireassay.progress import Silent
@@ -122,7 +122,7 @@ def _units(files: Files, keys: Mapping[str, str | None] | None) -> tuple[dict[st
     evidence = foreign_unit(read(files.train, keys=keys, units={"energy": "eV"}))
     if evidence is None:
         return None, []
-    return parse_yaml(evidence.mapping, "units"), [f"units: {evidence.sentence}; check them"]
+    return dict(evidence.mapping), [f"units: {evidence.sentence}; check them"]
 
 
 class _Choices:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 
 from fireassay.allocator import tune_allocator
 from fireassay.config import Config, symbol_map
-from fireassay.data.baseline import FittedE0, average_neighbours, fit_e0, given_e0, statistics
+from fireassay.data.baseline import FittedE0, average_neighbours, fit_e0, given_e0, isolated_atoms, statistics
 from fireassay.data.datasets import Dataset
 from fireassay.data.electronic_state import ambiguity
 from fireassay.data.fingerprint import fingerprint
@@ -32,6 +32,7 @@ from fireassay.records.run import BaselineRecord, DataRecord, IsolatedAtoms, Run
 from fireassay.training.fit import FitResult, fit
 
 SAMPLE = 500  # frames on which an untrained network is looked at
+MISSED = 0.05  # eV by which E0 may miss an isolated atom without a word
 
 Tell = Callable[[str], None]
 
@@ -211,8 +212,23 @@ def build(config: Config, material: Material, progress: Progress) -> Built:
         shift=symbols["shift"],
         average_neighbours=neighbours,
     )
-    notes = () if doubt.warning is None else (doubt.warning,)
-    return Built(train, validation, potential.to(dtype_of(config)), record, notes)
+    notes = [note for note in (doubt.warning, _missed_atoms(material, potential.arguments["e0"])) if note is not None]
+    return Built(train, validation, potential.to(dtype_of(config)), record, tuple(notes))
+
+
+def _missed_atoms(material: Material, e0: Mapping[int, float]) -> str | None:
+    """What to do about isolated atoms among the training frames whose energies E0 misses; None when it does not."""
+    known = isolated_atoms(material.train)
+    missed = {z: abs(energy - e0[z]) for z, energy in known.items() if abs(energy - e0[z]) > MISSED}
+    if not missed:
+        return None
+    names = ", ".join(f"{chemical_symbols[z]} by {error:.2f} eV" for z, error in missed.items())
+    others = [chemical_symbols[z] for z in material.species if z not in known]
+    way = "take them with baseline.e0=isolated" if not others else f"add those of {', '.join(others)}"
+    return (
+        f"E0 misses the isolated atoms among the training frames, {names}: they stay in the energy error and weigh in "
+        f"its loss; {way}{' and set baseline.e0=isolated' if others else ''}, or leave these frames out"
+    )
 
 
 def _by_symbol(values: dict[int, float]) -> dict[str, float]:

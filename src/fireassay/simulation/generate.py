@@ -203,5 +203,5 @@ def generate(name: str, folder: Path, workers: int = 1) -> list[Path]:
         "licence": "MIT",
     }
     paths.append(folder / "provenance.json")
-    paths[-1].write_text(json.dumps(provenance, indent=1, ensure_ascii=False) + "\n")
+    paths[-1].write_text(json.dumps(provenance, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return paths

@@ -114,12 +114,12 @@ def raw_errors(folder: Path) -> NDArray[np.float32]:
     path = folder / RAW
     sizes = ErrorTrajectory.load(folder / "errors.npz").structure_sizes
     if not path.is_file():
-        raise InputError(f"{path} is missing; train with error_log.raw=true")
+        raise InputError(f"{path} is missing; train with training.error_log.raw=true")
     row = 4 * int(sizes.sum())
     if path.stat().st_size % row or not path.stat().st_size:
         raise InputError(
             f"{path} has {path.stat().st_size} bytes, no multiple of the {row} of an epoch of {sizes.sum()} atoms; "
-            "it is not of this training: train again with error_log.raw=true"
+            "it is not of this training: train again with training.error_log.raw=true"
         )
     return np.memmap(path, dtype=np.float32, mode="r").reshape(-1, int(sizes.sum()))
 

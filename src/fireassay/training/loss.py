@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fireassay.data.advice import keys_option
 from fireassay.data.datasets import Batch, Dataset
 from fireassay.errors import InputError
 from fireassay.potential import Prediction
@@ -156,8 +157,9 @@ def check_labels(loss: Loss, dataset: Dataset, where: str = "training") -> None:
         weight = getattr(loss, name).weight
         if weight > 0 and not found[term.label]:
             raise InputError(
-                f"loss.{name}.weight is {weight:g} but none of the {len(dataset)} {where} structures has {term.label}; "
-                f"map the file's key for {term.label}, or set loss.{name}.weight=0"
+                f"training.loss.{name}.weight is {weight:g} but none of the {len(dataset)} {where} structures has "
+                f"{term.label}; name the file's key with {keys_option({term.label: 'KEY'})}, or set "
+                f"training.loss.{name}.weight=0"
             )
 
 

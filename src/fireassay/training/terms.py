@@ -181,7 +181,7 @@ def species_weights(term: ForcesTerm, dataset: Dataset) -> SpeciesWeights:
         missing = sorted(set(dataset.species) - set(given)) if other is None else []
         if missing:
             raise InputError(
-                f"loss.forces.species lacks {', '.join(chemical_symbols[z] for z in missing)}; "
+                f"training.loss.forces.species lacks {', '.join(chemical_symbols[z] for z in missing)}; "
                 "give each element a weight, or one to `other`"
             )
         for number in range(1, 119):

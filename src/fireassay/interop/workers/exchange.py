@@ -117,14 +117,14 @@ def run(export: Export) -> None:
             )
         results = [predict(frame) for frame in frames]
     except Refusal as refusal:
-        (folder / "error.json").write_text(json.dumps({"error": " ".join(str(refusal).split())}))
+        (folder / "error.json").write_text(json.dumps({"error": " ".join(str(refusal).split())}), encoding="utf-8")
         raise SystemExit(3) from None
     arrays.update({f"frames/{name}": array for name, array in frame_arrays(frames).items()})
     arrays["frames/energy"] = np.array([energy for energy, _ in results], np.float64)
     arrays["frames/forces"] = np.concatenate([forces for _, forces in results]).astype(np.float64)
     np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
     written = folder / "export.json.part"
-    written.write_text(json.dumps({"protocol": PROTOCOL, **description}))
+    written.write_text(json.dumps({"protocol": PROTOCOL, **description}), encoding="utf-8")
     written.rename(folder / "export.json")
 
 
