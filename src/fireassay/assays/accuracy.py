@@ -118,7 +118,10 @@ def _energy_zero(subject: Subject, settings: AccuracySettings) -> EnergyZero:
     """Fitted to training frames, evenly chosen, so that test labels stay unseen."""
     labelled = [s for s in subject.train if s.energy is not None]
     if not labelled:
-        raise InputError("energy_zero=fit needs training frames with energies; give data.train, or energy_zero=none")
+        raise InputError(
+            "accuracy.energy_zero=fit needs training frames with energies; give data.train, or set "
+            "accuracy.energy_zero=none"
+        )
     stride = max(1, len(labelled) // settings.energy_zero_frames)
     dataset = dataset_for(subject.predictor, labelled[::stride][: settings.energy_zero_frames])
     subject.progress.start("zero of energy", len(dataset))
@@ -128,7 +131,10 @@ def _energy_zero(subject: Subject, settings: AccuracySettings) -> EnergyZero:
         subject.progress.stop()
     finite = np.isfinite(predicted)
     if not finite.any():
-        raise InputError("energy_zero=fit: no predicted energy of a training frame is finite; use energy_zero=none")
+        raise InputError(
+            "no predicted energy of a training frame is finite, so that no zero can be fitted; set "
+            "accuracy.energy_zero=none"
+        )
     compositions = [c for c, use in zip(_compositions(dataset), finite, strict=True) if use]
     fitted = metrics.fit_energy_zero(predicted[finite], dataset.labels.energy.numpy()[finite], compositions)
     return EnergyZero(

@@ -143,7 +143,8 @@ def accuracy_findings(rankings: Sequence[Ranking], study: Study, quantity: Quant
         if len(rivals) == 1:
             counted = [study.comparisons.of_errors(m.best, rivals[0], m.question, quantity) for m in members]
             units = [str(c.found.units) for c in counted if c is not None]
-            parts.append(f"Independent are {joined(units)}.")
+            each = " on each split" if len(units) > 1 else ""
+            parts.append(f"Independent are {units[0] + each if len(set(units)) == 1 else joined(units)}.")
         if first.unlike:
             parts.append(f"{where} {names(first.unlike)} was tested on other frames: no comparison is drawn.")
         evidence = [("table-accuracy", "errors"), ("table-differences", "differences")]
