@@ -150,7 +150,7 @@ def test_a_users_own_assay_runs(own_module, project):
         ("my_assays:GONE", [], "GONE"),
         ("my_assays", [], "my_module:MY_ASSAY"),
         ("nowhere:SPREAD", [], "nowhere"),
-        ("my_assays:SPREAD", ["spread.factor=-1"], "greater than 0"),
+        ("my_assays:SPREAD", ["spread.factor=-1"], "above 0"),
         ("my_assays:SPREAD", ["spread.factr=1"], "did you mean 'factor'"),
         ("my_assays:SPREAD", ["spred.factor=1"], "did you mean 'spread'"),
     ],

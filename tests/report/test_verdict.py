@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,3 +232,16 @@ def test_entropies_within_their_spread_are_not_ranked(tmp_path: Path) -> None:
     assert "None is told from the others beyond the spread over directions" in _text(_of(folders).reasons)
     edit(folders[1], "landscape", lambda r: replace(r, setting=replace(r.setting, seed=1)))
     assert "not used to rank" in _text(_of(folders).reasons)
+
+
+def test_sentences_on_many_potentials_name_some_of_them(tmp_path: Path) -> None:
+    """Forty runs: no sentence lists more than eight, no finding more than a dozen files; the tables have all."""
+    folders = []
+    for k in range(40):
+        character = replace(NEQUIP, forces=0.02 + 0.002 * k, frames=30, seed=k)
+        folders.append(write_run(tmp_path / f"run{k:02d}", character, ("accuracy", "stability")))
+    result = _of(folders)
+    for finding in [*result.reasons, *result.cautions]:
+        assert len(re.findall(r"run\d\d", finding.text)) <= 17, finding.text
+    assert len(re.findall(r"run\d\d", result.headline)) <= 17
+    assert "others" in _text(result.reasons)

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fireassay.records import AssayRecord, environment
 from fireassay.records.accuracy import AccuracyResult, Errors, SplitAccuracy
+from fireassay.records.landscape import Entropy
 from fireassay.records.run import RunRecord
 from fireassay.records.stability import StabilityProtocol, StabilityResult, Start, SurvivalCurve, Times
 from fireassay.report.runs import Run
 from fireassay.report.study import Study
 from fireassay.report.verdict import verdict
+from fireassay.report.verdict.confidence import largest
 from fireassay.statistics.survival import kaplan_meier
 
 ATOMS = 5
@@ -127,6 +130,29 @@ def trusted(frames: int, walkers: int, phi: float, tail: float, replicas: int, p
             runs.append(run_of(index, results))
         found += "does not separate" not in verdict(Study.of(runs)).headline
     return found / pairs
+
+
+@pytest.mark.parametrize(("potentials", "directions"), [(2, 6), (12, 6), (20, 20)])
+def test_the_largest_of_equal_entropies_is_rarely_called_flatter(potentials, directions):
+    rng, found = np.random.default_rng([potentials, directions]), 0
+    for _ in range(PAIRS):
+        entropies = []
+        for _ in range(potentials):
+            each = rng.normal(size=directions)
+            half = float(stats.t.ppf(0.975, directions - 1) * each.std(ddof=1) / np.sqrt(directions))
+            entropies.append(Entropy(value=each.mean(), low=each.mean() - half, high=each.mean() + half, each=each))
+        found += bool(largest(entropies, 0.05)[1])
+    assert found / PAIRS <= 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / PAIRS)
+
+
+def test_a_flatter_valley_is_found_among_twelve():
+    rng = np.random.default_rng(0)
+    each = [rng.normal(size=20) - 3.0 * (k > 0) for k in range(12)]
+    half = [float(stats.t.ppf(0.975, 19) * e.std(ddof=1) / np.sqrt(20)) for e in each]
+    entropies = [
+        Entropy(value=e.mean(), low=e.mean() - h, high=e.mean() + h, each=e) for e, h in zip(each, half, strict=True)
+    ]
+    assert largest(entropies, 0.05) == (0, list(range(1, 12)))
 
 
 @pytest.mark.parametrize(

@@ -49,3 +49,15 @@ def jackknife(
     error = float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))
     reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
     return Interval(value, float(max(value - reach, bounds[0])), float(min(value + reach, bounds[1])))
+
+
+def standard_error(low: float, high: float, units: int, confidence: float = 0.95) -> float:
+    """The standard error behind a Student's interval over so many units."""
+    return (high - low) / 2 / float(stats.t.ppf((1 + confidence) / 2, units - 1))
+
+
+def two_sided(difference: float, error: float, freedom: float) -> float:
+    """Student's two-sided p of a difference of zero, given its standard error."""
+    if error == 0:
+        return 0.0 if difference else 1.0
+    return 2 * float(stats.t.sf(abs(difference) / error, freedom))

@@ -52,7 +52,7 @@ def verdict(study: Study) -> Verdict:
         *accuracy_findings(energies, study, "energy"),
         *stability_findings(survival),
         *confidence(runs, criteria),
-        *entropy(runs),
+        *entropy(runs, criteria.significance),
     ]
     return Verdict(
         headline=headline(study, forces, survival),

@@ -12,7 +12,7 @@ from fireassay.report.sections import SECTIONS
 from fireassay.report.study import Study
 from fireassay.report.style import brief
 from fireassay.report.verdict.advice import md_temperature, normalised_errors
-from fireassay.report.verdict.finding import Finding, joined, names
+from fireassay.report.verdict.finding import Finding, joined, names, some
 
 
 def cautions(study: Study) -> list[Finding]:
@@ -45,7 +45,7 @@ def cautions(study: Study) -> list[Finding]:
     findings += _few(study)
     unfinished = [run for run in runs if run.record.status != "finished"]
     if unfinished:
-        states = ", ".join(f"{run.label}: {run.record.status}" for run in unfinished)
+        states = some([f"{run.label}: {run.record.status}" for run in unfinished])
         findings.append(
             Finding(f"Training had not finished ({states}).", [("training", "training")], sources_of(unfinished, "run"))
         )

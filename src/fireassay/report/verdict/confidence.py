@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from fireassay.records.landscape import Entropy, LandscapeResult
 from fireassay.records.typed import encode
 from fireassay.records.uncertainty import Calibration, UncertaintyResult
@@ -12,7 +14,8 @@ from fireassay.report.criteria import Criteria
 from fireassay.report.figures import sources_of
 from fireassay.report.runs import Run, split_names, with_result
 from fireassay.report.style import digits, percent
-from fireassay.report.verdict.finding import Finding, joined, names
+from fireassay.report.verdict.finding import Finding, joined, names, some
+from fireassay.statistics.interval import standard_error, two_sided
 
 Honesty = Literal["honest", "overconfident", "underconfident", "undecided"]
 
@@ -103,8 +106,8 @@ def _total(result: LandscapeResult) -> Entropy | None:
     return lines.entropy.total if lines is not None else None
 
 
-def entropy(runs: Sequence[Run]) -> list[Finding]:
-    """The loss entropies, ranked only within one architecture and one setting, beyond their intervals."""
+def entropy(runs: Sequence[Run], significance: float) -> list[Finding]:
+    """The loss entropies, ranked only within one architecture and one setting, corrected for all pairs of these."""
     tested = [(run, r, s) for run, r in with_result(runs, LandscapeResult) if (s := _total(r)) is not None]
     if len(tested) < 2:
         return []
@@ -117,29 +120,42 @@ def entropy(runs: Sequence[Run]) -> list[Finding]:
     for members in alike.values():
         if len(members) < 2:
             continue
-        values = ", ".join(f"{run.label} {_worded(s)}" for run, s in members)
-        best_run, best = max(members, key=lambda member: member[1].value)
-        beaten = [
-            run
-            for run, s in members
-            if run is not best_run and best.low is not None and s.high is not None and best.low > s.high
-        ]
+        values = some([f"{run.label} {_worded(s)}" for run, s in members])
+        best, below = largest([s for _, s in members], significance)
+        beaten = [members[row][0] for row in below]
         reading = (
-            f"{best_run.label} has a flatter valley than {names(beaten)}, in one training."
+            f"{members[best][0].label} has a flatter valley than {names(beaten)}, in one training."
             if beaten
-            else "None is told from the others beyond the spread over directions."
+            else "None is told from the others beyond the spread over directions, all pairs taken together."
         )
         source = sources_of([run for run, _ in members], LandscapeResult)
         findings.append(Finding(f"Loss entropies at equal settings: {values}. {reading}", evidence, source))
     alone = [members[0] for members in alike.values() if len(members) == 1]
     if alone:
-        values = ", ".join(f"{run.label} {_worded(s)}" for run, s in alone)
+        values = some([f"{run.label} {_worded(s)}" for run, s in alone])
         text = (
             f"Loss entropies ({values}) are shown but not used to rank: they compare potentials of one architecture "
             "at one setting, on the same frames and directions, only."
         )
         findings.append(Finding(text, evidence, sources_of([run for run, _ in alone], LandscapeResult)))
     return findings
+
+
+def largest(entropies: Sequence[Entropy], significance: float) -> tuple[int, list[int]]:
+    """The row of the largest entropy, and the rows that lie below it beyond chance, all pairs taken together."""
+    best = max(range(len(entropies)), key=lambda row: entropies[row].value)
+    pairs = len(entropies) * (len(entropies) - 1) // 2
+    p = [_equal(entropies[best], other) for other in entropies]
+    return best, [row for row, value in enumerate(p) if row != best and value * pairs < significance]
+
+
+def _equal(one: Entropy, other: Entropy) -> float:
+    """The two-sided p of two entropies over independent directions being equal; 1 without an interval of both."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return 1.0
+    first = standard_error(one.low, one.high, len(one.each))
+    second = standard_error(other.low, other.high, len(other.each))
+    return two_sided(one.value - other.value, float(np.hypot(first, second)), min(len(one.each), len(other.each)) - 1)
 
 
 def _worded(found: Entropy) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from fireassay.report.runs import Run, Source
 
+MOST = 8  # items that a sentence lists; tables have all
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -19,8 +21,15 @@ class Finding:
 
 
 def names(runs: Sequence[Run]) -> str:
-    """The labels as in a sentence."""
-    return joined([run.label for run in runs])
+    """The labels as in a sentence, some of them when they are many."""
+    return some([run.label for run in runs])
+
+
+def some(items: Sequence[str]) -> str:
+    """As `joined`, but of more than `MOST` only the first, and how many others."""
+    if len(items) <= MOST:
+        return joined(items)
+    return f"{', '.join(items[: MOST - 1])} and {len(items) - MOST + 1} others"
 
 
 def joined(items: Sequence[str]) -> str:

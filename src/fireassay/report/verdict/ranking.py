@@ -15,7 +15,7 @@ from fireassay.report.runs import Run, split_names, with_result
 from fireassay.report.study import Study
 from fireassay.report.style import digits, p_value
 from fireassay.report.verdict.advice import limit, survival_of
-from fireassay.report.verdict.finding import Finding, joined, names
+from fireassay.report.verdict.finding import MOST, Finding, joined, names, some
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _gaps(first: Ranking, margins: dict[int, str], where: str, what: str, unit: 
         (first.tied, f"differs in {what} RMSE, all comparisons taken together, by no more than noise from"),
     ):
         if group:
-            rivals = joined([f"{run.label} ({margins[run.index]})" for run in group])
+            rivals = some([f"{run.label} ({margins[run.index]})" for run in group])
             parts.append(f"{where} {best} {claim} {rivals}, in {unit}.")
     return parts
 
@@ -200,16 +200,18 @@ def stability_findings(rankings: Sequence[Ranking]) -> list[Finding]:
     findings = []
     for ranking in rankings:
         everyone = [ranking.best, *ranking.beaten, *ranking.tied, *ranking.unlike]
-        parts = [f"Trajectories alive at the end: {joined([f'{r.label} {survival_of(r)}' for r in everyone])}."]
+        parts = [f"Trajectories alive at the end: {some([f'{r.label} {survival_of(r)}' for r in everyone])}."]
         for group, claim in (
             (ranking.beaten, "survives longer than"),
             (ranking.tied, "differs by no more than noise from"),
         ):
             if group:
-                rivals = joined([f"{run.label} ({ranking.margins[run.index]})" for run in group])
+                rivals = some([f"{run.label} ({ranking.margins[run.index]})" for run in group])
                 parts.append(f"{ranking.best.label} {claim} {rivals}.")
-        for run in ranking.unlike:
+        for run in ranking.unlike[:MOST]:
             parts.append(f"{run.label} ran another protocol ({ranking.margins[run.index]}): no comparison is drawn.")
+        if len(ranking.unlike) > MOST:
+            parts.append(f"So did {len(ranking.unlike) - MOST} others.")
         evidence = [("figure-survival", "survival"), ("table-log-rank", "test")]
         findings.append(Finding(" ".join(parts), evidence, sources_of(everyone, StabilityResult)))
     return findings
