@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from scipy import stats
 from scipy.stats import CensoredData, ecdf
 
 from fireassay.errors import InputError
+from fireassay.statistics import survival
 from fireassay.statistics.survival import (
     compare_survival,
     kaplan_meier,
@@ -127,6 +130,40 @@ def test_the_log_rank_test_equals_scipys():
         found = log_rank(*a, *b)
         assert abs(found.z) == pytest.approx(abs(theirs.statistic))
         assert found.p == pytest.approx(theirs.pvalue, abs=0.02)
+
+
+def test_sums_are_counted_as_divisions_are(monkeypatch):
+    """Where both ways are open they agree, but for the rounding of the scores; without rounding, exactly."""
+    rng = np.random.default_rng(3)
+    for n, m in ((4, 5), (6, 3), (5, 5)):
+        a, b = rng.integers(1, 6, n).astype(float), rng.integers(1, 9, m).astype(float)
+        data = (a, a < 5, b, b < 8)
+        one_by_one = log_rank(*data)
+        monkeypatch.setattr(survival, "EXACT", 0)
+        by_sums = log_rank(*data)
+        monkeypatch.undo()
+        assert one_by_one.exact
+        assert by_sums.exact
+        assert by_sums.p == pytest.approx(one_by_one.p, abs=0.02)
+
+
+@pytest.mark.parametrize(("n", "m"), [(10, 10), (30, 30), (30, 8), (100, 100)])
+def test_the_most_extreme_of_all_divisions_has_the_p_of_one_of_them(n, m):
+    """All of one group fail before the first of the other: next to nothing else is as far out."""
+    a, b = np.arange(1.0, n + 1), np.arange(1000.0, 1000 + m)
+    found = log_rank(a, np.ones(n, bool), b, np.ones(m, bool))
+    assert found.exact
+    assert comb(n + m, n) * found.p <= 40  # rounded scores tie with some that come near
+    assert comb(n + m, n) * found.p >= 1
+
+
+def test_with_very_many_the_tail_is_the_normal_one():
+    rng = np.random.default_rng(4)
+    a, b = rng.exponential(1.0, 500), rng.exponential(1.6, 500)
+    found = log_rank(a, np.ones(500, bool), b, np.ones(500, bool))
+    assert not found.exact
+    assert 1e-14 < found.p < 1e-8
+    assert abs(np.log10(found.p / (2 * stats.norm.sf(abs(found.z))))) < 1.5
 
 
 def test_permutations_are_exact_where_there_are_few():

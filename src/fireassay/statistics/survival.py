@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import comb
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,8 +22,12 @@ from fireassay.statistics.interval import Interval
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-EXACT = 20_000  # divisions into two groups that are all looked at; of more, so many are drawn
-ROUNDING = 1e-9  # of a product of survival shares
+EXACT: Final = 20_000  # divisions into two groups that are looked at one by one, or drawn
+LEVELS: Final = 256  # of the grid of scores on which the sums of more divisions are counted
+COARSEST: Final = 16  # levels below which they are not
+COST: Final = 300_000_000  # additions to count them
+FAR: Final = 1e-3  # share of drawn divisions below which the normal law is asked
+ROUNDING: Final = 1e-9  # of a product of survival shares
 
 
 class KaplanMeier(NamedTuple):
@@ -92,8 +96,8 @@ class LogRank(NamedTuple):
     """The log-rank test of equal survival, seen from the first group.
 
     `observed` and `expected` failures of the first group under equal survival: fewer than expected, and it lives
-    longer. `z` is (observed - expected) / sqrt(variance); `p` is two-sided, from `exact` permutations of the group
-    labels, which hold for any number of trajectories and any ties, or from that many drawn at random.
+    longer. `z` is (observed - expected) / sqrt(variance); `p` is two-sided, from all permutations of the group
+    labels where it is `exact`, which holds for any number of trajectories and any ties, or else from some at random.
     """
 
     observed: float
@@ -129,18 +133,46 @@ def log_rank(first: ArrayLike, first_failed: ArrayLike, second: ArrayLike, secon
 
 
 def _permuted(scores: Array, n: int, seed: int = 0) -> tuple[float, bool]:
-    """The share of divisions into n and the rest with a |sum| of scores of at least the given one; whether of all."""
-    total, size = float(scores.sum()), len(scores)
-    given = abs(scores[:n].sum() - total * n / size)
+    """The share of divisions into n and the rest with a |sum| of scores of at least the given one; whether of all.
+
+    Of all divisions where they can be counted: one by one, or by their sums, with scores rounded to a grid, which makes
+    a slightly other test that holds as exactly. Otherwise of `EXACT` drawn at random, and where next to none of these
+    is as far out, the normal law of so many scores.
+    """
+    size = len(scores)
     if comb(size, n) <= EXACT:
         rows = np.array(list(combinations(range(size), n)))
-        sums = scores[rows].sum(1)
-        exact = True
-    else:
-        drawn = np.random.default_rng(seed).random((EXACT, size)).argpartition(n - 1, axis=1)[:, :n]
-        sums = np.append(scores[drawn].sum(1), scores[:n].sum())
-        exact = False
-    return float((np.abs(sums - total * n / size) >= given - ROUNDING).mean()), exact
+        return _share(scores[rows].sum(1), None, scores, n), True
+    few = min(n, size - n)
+    levels = min(LEVELS, COST // (size * few**2))
+    if levels >= COARSEST:
+        low, high = float(scores.min()), float(scores.max())
+        grid = np.rint((scores - low) / max(high - low, 1e-300) * levels)
+        ways = _ways(grid.astype(np.int64), few)
+        chosen = grid if few == n else grid[::-1]  # the rest stands first, and is the smaller group
+        return _share(np.arange(len(ways), dtype=np.float64), ways, chosen, few), True
+    drawn = np.random.default_rng(seed).random((EXACT, size)).argpartition(n - 1, axis=1)[:, :n]
+    share = _share(np.append(scores[drawn].sum(1), scores[:n].sum()), None, scores, n)
+    if share < FAR:
+        spread = np.sqrt(n * (size - n) / size) * scores.std(ddof=1)
+        share = min(share, 2 * float(stats.norm.sf(abs(scores[:n].sum() - n * scores.mean()) / spread)))
+    return share, False
+
+
+def _share(sums: Array, weights: Array | None, scores: Array, n: int) -> float:
+    """The weighted share of `sums` that are as far from their mean as that of the first n scores."""
+    mean = float(scores.sum()) * n / len(scores)
+    far = np.abs(sums - mean) >= abs(float(scores[:n].sum()) - mean) - ROUNDING
+    return float(far.mean()) if weights is None else float(weights[far].sum() / weights.sum())
+
+
+def _ways(scores: NDArray[np.int64], n: int) -> Array:
+    """In how many ways n of the scores, whole numbers from 0 on, add up to each sum."""
+    ways = np.zeros((n + 1, n * int(scores.max(initial=0)) + 1))
+    ways[0, 0] = 1.0
+    for score in scores.tolist():
+        ways[1:, score:] += ways[:-1, : ways.shape[1] - score].copy()
+    return ways[n]
 
 
 def restricted_mean_difference(
