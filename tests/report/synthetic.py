@@ -294,6 +294,12 @@ def _accuracy(folder: Path, character: Character, rng: np.random.Generator, labe
     _save(folder, "accuracy", character, {"batch_size": 32}, result)
 
 
+def survival_curve(time: NDArray[np.float64], failed: NDArray[np.bool_], duration: float) -> SurvivalCurve:
+    """The record of a Kaplan-Meier curve."""
+    curve = kaplan_meier(time, failed)
+    return SurvivalCurve(confidence=0.95, **curve._asdict(), median=curve.median, mean=curve.mean(duration))
+
+
 def _stability(folder: Path, character: Character, rng: np.random.Generator, labels: dict[str, Any]) -> None:
     duration, replicas = 6000.0, character.replicas
     numbers, positions = (next(iter(labels.values()))[key][0] for key in ("numbers", "positions"))
@@ -319,7 +325,6 @@ def _stability(folder: Path, character: Character, rng: np.random.Generator, lab
     warm = 1600 * (1 - 0.5 * np.exp(-steps / 250))[:, None] * (1 + 0.12 * rng.normal(size=(len(steps), replicas)))
     warm[steps[:, None] > time[None]] = np.nan
     last = positions + rng.normal(0, 0.1, (replicas, 5, len(numbers), 3))
-    curve = kaplan_meier(time, failed)
     settings = {"temperature": 1600.0, "timestep": 1.0, "thermostat": "berendsen", "time_constant": 250.0}
     result = StabilityResult(
         protocol=StabilityProtocol(
@@ -339,15 +344,7 @@ def _stability(folder: Path, character: Character, rng: np.random.Generator, lab
         ),
         time_to_failure=time,
         failed=failed,
-        curve=SurvivalCurve(
-            confidence=0.95,
-            time=curve.time,
-            survival=curve.survival,
-            lower=curve.lower,
-            upper=curve.upper,
-            median=curve.median,
-            mean=curve.mean(duration),
-        ),
+        curve=survival_curve(time, failed, duration),
         times=Times(
             mean=float(time.mean()), std=float(time.std(ddof=1)), median=float(median), q25=float(q25), q75=float(q75)
         ),

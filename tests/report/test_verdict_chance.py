@@ -12,12 +12,12 @@ from fireassay.records import AssayRecord, environment
 from fireassay.records.accuracy import AccuracyResult, Errors, SplitAccuracy
 from fireassay.records.landscape import Entropy
 from fireassay.records.run import RunRecord
-from fireassay.records.stability import StabilityProtocol, StabilityResult, Start, SurvivalCurve, Times
+from fireassay.records.stability import StabilityProtocol, StabilityResult, Start, Times
 from fireassay.report.runs import Run
 from fireassay.report.study import Study
 from fireassay.report.verdict import verdict
 from fireassay.report.verdict.confidence import largest
-from fireassay.statistics.survival import kaplan_meier
+from report.synthetic import survival_curve
 
 ATOMS = 5
 PAIRS = 500
@@ -73,7 +73,6 @@ def survival_of(rng: np.random.Generator, replicas: int, lifetime: float) -> Sta
     duration = 6000.0
     life = rng.exponential(lifetime, replicas)
     failed, time = life < duration, np.minimum(life, duration)
-    curve = kaplan_meier(time, failed)
     empty = np.zeros((0, 0, 0, 3))
     return StabilityResult(
         protocol=StabilityProtocol(
@@ -88,15 +87,7 @@ def survival_of(rng: np.random.Generator, replicas: int, lifetime: float) -> Sta
         ),
         time_to_failure=time,
         failed=failed,
-        curve=SurvivalCurve(
-            confidence=0.95,
-            time=curve.time,
-            survival=curve.survival,
-            lower=curve.lower,
-            upper=curve.upper,
-            median=curve.median,
-            mean=curve.mean(duration),
-        ),
+        curve=survival_curve(time, failed, duration),
         times=Times(mean=float(time.mean()), std=1.0, median=1.0, q25=1.0, q75=1.0),
         failures=[],
         n_bonds=0,
