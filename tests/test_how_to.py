@@ -21,9 +21,10 @@ from fireassay.potential import LocalPotential
 from fireassay.potential_file import load_potential, save_potential
 from fireassay.settings import validated
 from fireassay.testing import assert_potential_contract
+from pages import blocks
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "add-a-model.md").read_text()
-FILES: dict[str, str] = dict(re.findall(r'```python title="(.*?)"\n(.*?)```', PAGE, re.DOTALL))
+FILES = blocks("add-a-model.md")
 MISTAKES = re.findall(r"^\| `(.+?)` \| `(.+?)` \| law (\d+) \((\w+)\) \|$", PAGE, re.MULTILINE)
 
 

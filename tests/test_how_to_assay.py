@@ -16,10 +16,10 @@ import pytest
 from fireassay.assays.assay import Need
 from fireassay.report import page
 from fireassay.report.sections import KINDS
+from pages import ROOT, blocks
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "how-to" / "add-an-assay.md").read_text(encoding="utf-8")
-FILES: dict[str, str] = dict(re.findall(r'```python title="(.*?)"\n(.*?)```', PAGE, re.DOTALL))
+FILES = blocks("add-an-assay.md")
 
 
 def fireassay(folder: Path, *arguments: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -88,8 +88,8 @@ def test_species_balanced_means_equal_weight_per_element(train: Dataset, potenti
 
 
 def test_species_given_by_symbol(train: Dataset) -> None:
-    term = ForcesTerm.model_validate({"species": {"H": 1, "6": 2, 8: 3}})
-    assert species_weights(term, train).weights[[1, 6, 8]].tolist() == [1, 2, 3]
+    term = ForcesTerm.model_validate({"species": {"H": 0.1, "6": 2, 8: 3}})
+    assert species_weights(term, train).weights[[1, 6, 8]].tolist() == [0.1, 2, 3]
     with pytest.raises(InputError, match="lacks O; give each element a weight"):
         species_weights(ForcesTerm(species={1: 1.0, 6: 1.0}), train)
 

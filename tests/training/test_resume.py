@@ -16,10 +16,16 @@ import numpy as np
 import pytest
 import torch
 
+from fireassay.data.datasets import Dataset
 from fireassay.errors import Interrupted
 from fireassay.progress import Silent
 from fireassay.records import read_arrays
 from fireassay.training import evaluate, loss
+from fireassay.training.distributed import Ranks
+from fireassay.training.error_log import ErrorLog
+from fireassay.training.recipe import ErrorLogging
+from fireassay.training.terms import Errors
+from training.toy_frames import CUTOFF, labelled_frames
 from training.toy_run import run
 
 TESTS = Path(__file__).parents[1]
@@ -276,3 +282,20 @@ def test_a_later_error_beyond_the_first_epoch_gets_bins_of_its_own(tmp_path: Pat
     np.testing.assert_allclose(edges[1:] / edges[:-1], (edges[100] / 1e-8) ** 0.01, rtol=1e-9)
     assert not data["counts"][:, -1].any()
     assert (data["counts"].sum(1) == 4).all()
+
+
+def test_a_start_without_any_error_leaves_the_bins_to_the_first_error(tmp_path: Path) -> None:
+    """Errors of zero lie below the lowest edge, wherever the highest is; they do not fix a scale."""
+    dataset = Dataset(labelled_frames(2), CUTOFF)
+    log = ErrorLog(ErrorLogging(), dataset, tmp_path, torch.device("cpu"), Ranks())
+    batch = dataset.select([0, 1])
+    for size in (0.0, 2.0, 5.0):
+        forces = torch.zeros_like(batch.labels.forces)
+        forces[:, 0] = size
+        log.record(batch, Errors(torch.zeros(2), forces, None))
+        log.end_epoch()
+    edges = log.trajectory.edges
+    assert edges[100] == pytest.approx(2.0)
+    assert 5.0 < edges[-1] < 5.0 * edges[1] / edges[0]
+    assert (log.trajectory.counts[:, 0] == 1).all()
+    assert (log.trajectory.counts.sum(1) == 3).all()

@@ -96,10 +96,7 @@ def simulate(
         saved = _load(checkpoint, identity)
         cursor, spent = _restore(saved, state, integrator, observers, forces, all_criteria, n_steps)
     if cursor is None:
-        _begin(observers, state, n_steps, integrator.timestep)
-        state = integrator.begin(state, forces)
-        start = _Cursor(0, state, kinetic_energy(state), (), all_criteria, 0)
-        cursor = _judged(start, start, (NotFinite(),), integrator.timestep, forces, observers)
+        cursor = _started(state, integrator, forces, observers, all_criteria, n_steps)
     saved_at = shown_at = time.perf_counter()
     shown = cursor.step
     progress.start(description, n_steps, cursor.step)
@@ -132,6 +129,21 @@ def simulate(
         replica_steps=cursor.replica_steps,
         rebuilds=forces.neighbours.rebuilds,
     )
+
+
+def _started(
+    state: State,
+    integrator: Integrator,
+    forces: Forces,
+    observers: Sequence[Observer],
+    criteria: tuple[Criterion, ...],
+    n_steps: int,
+) -> _Cursor:
+    """Step 0: with forces, seen by the observers, without the replicas that have none."""
+    _begin(observers, state, n_steps, integrator.timestep)
+    state = integrator.begin(state, forces)
+    start = _Cursor(0, state, kinetic_energy(state), (), criteria, 0)
+    return _judged(start, start, (NotFinite(),), integrator.timestep, forces, observers)
 
 
 def _advance(cursor: _Cursor, integrator: Integrator, forces: Forces, observers: Sequence[Observer]) -> _Cursor:

@@ -72,17 +72,17 @@ class ErrorLog:
             _append(self._raw, values.astype(np.float32).tobytes())
 
     def _make_room(self, largest: float) -> None:
-        """Places the bins after the first epoch, and adds some where a later error lies beyond."""
+        """Places the bins when the first error is to lie in them, and adds some where a later one lies beyond."""
         settings, before = self.settings, self.trajectory
         if settings.highest is not None or largest < before.edges[-1]:
             return
-        if self.epochs == 1:
-            highest = float(np.nextafter(largest, np.inf))
-            before = ErrorTrajectory.empty(
-                before.structure_sizes, settings.lowest, highest, settings.bins, before.frames
-            )
-            self.trajectory = before
-        before.reach(largest)
+        if before.counts[:, 1:].any():
+            before.reach(largest)
+            return
+        highest = float(np.nextafter(largest, np.inf))
+        placed = ErrorTrajectory.empty(before.structure_sizes, settings.lowest, highest, settings.bins, before.frames)
+        placed.counts[:, 0] = before.counts[:, 0]
+        self.trajectory = placed
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Histograms and the epoch under way, for a checkpoint; counts as the smallest integers that hold them."""

@@ -46,19 +46,23 @@ class SpeciesWeights(NamedTuple):
     """What an atom counts in the force loss by its element."""
 
     weights: Tensor  # (119,) float64, by atomic number
-    shared: Tensor  # (119,) bool: the atoms of the element in one structure share the weight among them
+    shared: Tensor | None = (
+        None  # (119,) bool: an element's atoms in one structure share the weight; None for no element
+    )
 
     @classmethod
     def equal(cls) -> SpeciesWeights:
         """One for every atom."""
-        return cls(torch.ones(119, dtype=torch.float64), torch.zeros(119, dtype=torch.bool))
+        return cls(torch.ones(119, dtype=torch.float64))
 
     def to(self, device: torch.device | str) -> SpeciesWeights:
         """The same weights elsewhere."""
-        return SpeciesWeights(self.weights.to(device), self.shared.to(device))
+        return SpeciesWeights(self.weights.to(device), None if self.shared is None else self.shared.to(device))
 
     def of(self, atomic_numbers: Tensor, structure: Tensor, n_structures: int) -> Tensor:
         """The weight (N,) of each atom, float64, of the elements (N,) and structures (N,) given."""
+        if self.shared is None:
+            return self.weights[atomic_numbers]
         place = structure * len(self.weights) + atomic_numbers
         counts = self.weights.new_zeros(n_structures * len(self.weights)).index_add(
             0, place, torch.ones_like(place, dtype=self.weights.dtype)
@@ -184,8 +188,9 @@ def species_weights(term: ForcesTerm, dataset: Dataset) -> SpeciesWeights:
                 f"training.loss.forces.species lacks {', '.join(chemical_symbols[z] for z in missing)}; "
                 "give each element a weight, or one to `other`"
             )
-        for number in range(1, 119):
-            weight = given.get(number, other)
-            found.shared[number] = weight == "shared"
-            found.weights[number] = weight if isinstance(weight, (int, float)) else 1.0
+        chosen = [given.get(number, other) for number in range(119)]
+        numbers = [weight if isinstance(weight, (int, float)) else 1.0 for weight in chosen]
+        found.weights[:] = torch.tensor(numbers, dtype=torch.float64)
+        if "shared" in chosen:
+            return found._replace(shared=torch.tensor([weight == "shared" for weight in chosen]))
     return found
