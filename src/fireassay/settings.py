@@ -71,10 +71,8 @@ def _messages(error: ValidationError, schema: type[BaseModel], content: Any) -> 
     entries: dict[tuple[Any, ...], list[Any]] = {}
     for entry in error.errors():
         entries.setdefault(_place(entry, content), []).append(entry)
-    deepest = [
-        place for place in entries if not any(other[: len(place)] == place for other in entries if other != place)
-    ]
-    return [_message(place, entries[place], schema) for place in deepest]
+    above = {place[:length] for place in entries for length in range(len(place))}
+    return [_message(place, found, schema) for place, found in entries.items() if place not in above]
 
 
 def _place(entry: Any, content: Any) -> tuple[Any, ...]:
@@ -82,13 +80,17 @@ def _place(entry: Any, content: Any) -> tuple[Any, ...]:
     *above, last = entry["loc"] or (None,)
     place: list[Any] = []
     for part in above:
-        if (isinstance(content, Mapping) and part in content) or (
-            isinstance(content, Sequence) and isinstance(part, int)
-        ):
+        if _leads(content, part):
             place.append(part)
             content = content[part]
-    named = entry["type"] == "missing" or (isinstance(content, Mapping) and last in content) or isinstance(last, int)
-    return (*place, last) if named and last is not None else tuple(place)
+    return (*place, last) if entry["type"] == "missing" or _leads(content, last) else tuple(place)
+
+
+def _leads(content: Any, part: Any) -> bool:
+    """Whether a part of a location is a key or an index of what was given, and not the name of a type."""
+    if isinstance(content, Mapping):
+        return part in content
+    return isinstance(content, Sequence) and not isinstance(content, str) and isinstance(part, int)
 
 
 def _message(place: tuple[Any, ...], entries: list[Any], schema: type[BaseModel]) -> str:
