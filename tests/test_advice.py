@@ -185,10 +185,10 @@ def test_units_are_read_as_advised(project, file):
     write(project.root / file, frames, format="extxyz")
     with pytest.raises(InputError) as caught:
         read(project.root / file)
-    right, declared = advised(str(caught.value))
-    for override in (right, declared):
-        config = load_config("compare-painn", [f"data.train={project.root / file}", override])
-        assert len(read(config.data.train, units=config.data.units)) == 40
+    right, accepted = advised(str(caught.value))
+    for override in (right, accepted):
+        data = load_config("compare-painn", [f"data.train={project.root / file}", override]).data
+        assert len(read(data.train, units=data.units, accept=data.accept)) == 40
     found = read(project.root / file, units=load_config("compare-painn", ["data.train=x", right]).data.units)
     expected = read("3bpa-xtb/train_300K", index=":40")
     np.testing.assert_allclose(found[0].forces, expected[0].forces, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +18,7 @@ from typing import Annotated
 import typer
 
 from fireassay import __version__
-from fireassay.errors import InputError, Interrupted
+from fireassay.errors import DataWarning, InputError, Interrupted
 from fireassay.kernel_cache import prepare as prepare_kernels
 from fireassay.threads import prepare as prepare_threads
 
@@ -37,6 +39,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(presets_app, name="presets")
 app.add_typer(config_app, name="config")
 
+_OVERRIDE = re.compile(r"data\.[a-z_]+=")
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Overrides such as training.epochs=50 model.channels=32.", show_default=False)
 ]
@@ -51,7 +55,8 @@ Units = Annotated[list[str] | None, typer.Option("--unit", help="Units in the fi
 def _reported() -> Iterator[None]:
     """Turns bad input into one line and exit code 2, and an interruption into its own code."""
     try:
-        yield
+        with _warnings_as_text():
+            yield
     except InputError as error:
         typer.echo(f"fireassay: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from None
@@ -67,6 +72,25 @@ def _reported() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+@contextlib.contextmanager
+def _warnings_as_text() -> Iterator[None]:
+    """Shows each warning about data once, as a line of text without the place in our source."""
+    told: set[str] = set()
+    show = warnings.showwarning
+
+    def told_once(message, category, filename, lineno, file=None, line=None) -> None:
+        if not issubclass(category, DataWarning):
+            show(message, category, filename, lineno, file, line)
+        elif str(message) not in told:
+            told.add(str(message))
+            _tell(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        warnings.showwarning = told_once
+        yield
+
+
 def _pairs(values: list[str] | None, what: str) -> dict[str, str] | None:
     if not values:
         return None
@@ -74,6 +98,17 @@ def _pairs(values: list[str] | None, what: str) -> dict[str, str] | None:
     if wrong:
         raise InputError(f"{wrong[0]!r} is not a {what}; write it as energy=...")
     return dict(value.split("=", 1) for value in values)  # type: ignore[misc]
+
+
+def _reading(arguments: list[str], key: list[str] | None, unit: list[str] | None):
+    """The files among the arguments, and how to read them: by overrides as for train, --key and --unit."""
+    from fireassay.config import reading_options
+
+    names = [argument for argument in arguments if not _OVERRIDE.match(argument)]
+    if not names:
+        raise InputError("no data file is named; needs at least one")
+    overrides = [argument for argument in arguments if _OVERRIDE.match(argument)]
+    return names, reading_options(overrides, _pairs(key, "label key"), _pairs(unit, "unit"))
 
 
 def _tell(text: str) -> None:
@@ -133,7 +168,11 @@ def demo(
 
 @app.command()
 def init(
-    train: Annotated[str, typer.Argument(help="Training frames: extended XYZ, npz, ASE db, a DeePMD folder.")],
+    train: Annotated[str, typer.Argument(help="Training frames: a file, a folder or a pattern of any known format.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="How they are read, as 'data.keys={energy: energy_xtb}'.", show_default=False),
+    ] = None,
     test: Annotated[
         list[str] | None, typer.Option(help="A test file, as 300K=test.xyz or test.xyz; repeatable.")
     ] = None,
@@ -157,13 +196,15 @@ def init(
     Example: `fireassay init train.xyz --test 300K=test_300K.xyz`, then `fireassay train config.yaml`.
     """
     with _reported():
+        from fireassay.config import reading_options
         from fireassay.pipeline.init import Files, write_config
         from fireassay.records.files import write_text
 
+        options = reading_options(overrides or [], _pairs(key, "label key"), _pairs(unit, "unit"))
         if output.exists() and not force:
             raise InputError(f"{output} exists; give another name with --output, or --force to replace it")
-        files = Files(train, _splits(test), validation, isolated_atoms, start, _pairs(key, "label key"),
-                      _pairs(unit, "unit"))  # fmt: skip
+        files = Files(train, _splits(test), validation, isolated_atoms, start, options.keys, options.units,
+                      options.elements, tuple(options.accept))  # fmt: skip
         text, notes = write_config(files, model, recipe, timing)
         write_text(output, text)
         for note in notes:
@@ -314,7 +355,13 @@ def report(
 
 @data_app.command("inspect")
 def inspect_file(
-    file: Annotated[str, typer.Argument(help="A data file or folder, or an embedded set such as 3bpa-xtb/train_300K.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Data files, folders, patterns, or an embedded set such as 3bpa-xtb/train_300K; and overrides such as "
+            "'data.keys={energy: energy_xtb}'."
+        ),
+    ],
     key: Keys = None,
     unit: Units = None,
     json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
@@ -323,7 +370,8 @@ def inspect_file(
     with _reported():
         from fireassay.data.inspect import inspect
 
-        inspection = inspect(file, keys=_pairs(key, "label key"), units=_pairs(unit, "unit"))
+        names, options = _reading(files, key, unit)
+        inspection = inspect(names, options.keys, options.units, options.elements)
         typer.echo(inspection.to_json() if json else inspection.to_text())
 
 

@@ -17,7 +17,9 @@ from ase.data import atomic_numbers, chemical_symbols
 from pydantic import Field, SerializeAsAny, field_validator
 
 from fireassay.assays import ASSAYS
+from fireassay.data.checks import check_accepted
 from fireassay.data.conversion import Units
+from fireassay.data.formats.ase_formats import known_elements
 from fireassay.data.keys import LABELS
 from fireassay.errors import InputError, nearest
 from fireassay.model_settings import FROM_DATA, AnyModel
@@ -30,10 +32,13 @@ _DEVICE = r"auto|cpu|cuda(:\d+)?"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+-]*"
 
 
+Files = str | list[str]
+
+
 class Validation(Settings):
     """Where the validation frames come from: a file of their own, or a split of the training file."""
 
-    file: str | None = Field(default=None, description="a file of its own; the split below is then not used")
+    file: Files | None = Field(default=None, description="a file of its own; the split below is then not used")
     method: Literal["random", "blocks", "group", "temperature"] = Field(
         default="random", description="how the frames are split off"
     )
@@ -43,20 +48,29 @@ class Validation(Settings):
 
 
 class Data(Settings):
-    """Files (extended XYZ, npz, ASE db, DeePMD folders) or embedded sets such as 3bpa-xtb/train_300K."""
+    """Files, folders, patterns, lists of these, or embedded sets such as 3bpa-xtb/train_300K (docs/data.md)."""
 
-    train: str = Field(description="training frames")
+    train: Files = Field(description="training frames: a file, a pattern such as run-*/OUTCAR, or a list")
     validation: Validation = Validation()
-    test: dict[str, str] = Field(default_factory=dict, description="test splits by name, such as {300K: test_300K.xyz}")
+    test: dict[str, Files] = Field(
+        default_factory=dict, description="test splits by name, such as {300K: test_300K.xyz}"
+    )
     start: str | None = Field(
         None, description="start of the stability assay; default: the first test or training frame"
     )
-    reference: str | None = Field(default=None, description="reference trajectory, for assays that compare with one")
-    isolated_atoms: str | None = Field(default=None, description="file of isolated atoms, for baseline.e0 = isolated")
-    keys: dict[str, str | None] | None = Field(
-        default=None, description="label keys in the files, such as {energy: energy_xtb}"
+    reference: Files | None = Field(default=None, description="reference trajectory, for assays that compare with one")
+    isolated_atoms: Files | None = Field(default=None, description="file of isolated atoms, for baseline.e0 = isolated")
+    keys: dict[str, str | list[str] | None] | None = Field(
+        default=None,
+        description="label keys in the files, such as {energy: energy_xtb}; of several the first that a frame has",
     )
     units: dict[str, str] | None = Field(default=None, description="units in the files, such as {energy: kcal/mol}")
+    elements: list[str] | None = Field(
+        default=None, description="elements of numbered atom types, in their order, such as [Cu, Au]"
+    )
+    accept: list[str] = Field(
+        default_factory=list, description="kinds of findings about the data that do not stop, such as [units]"
+    )
     limit: int | None = Field(
         default=None, ge=1, description="use at most this many training frames, drawn with the seed"
     )
@@ -69,10 +83,22 @@ class Data(Settings):
 
     @field_validator("keys")
     @classmethod
-    def _known_labels(cls, value: dict[str, str | None] | None) -> dict[str, str | None] | None:
+    def _known_labels(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         for label in value or {}:
             if label not in LABELS:
                 raise ValueError(f"{label!r} is no label{nearest(label, LABELS)}; labels are {', '.join(LABELS)}")
+        return value
+
+    @field_validator("accept")
+    @classmethod
+    def _known_kinds(cls, value: list[str]) -> list[str]:
+        check_accepted(value)
+        return value
+
+    @field_validator("elements")
+    @classmethod
+    def _known_elements(cls, value: list[str] | None) -> list[str] | None:
+        known_elements(value)
         return value
 
 
@@ -159,6 +185,24 @@ def preset_names() -> list[str]:
         for entry in files("fireassay.presets").iterdir()
         if entry.name.endswith(".yaml")
     )
+
+
+def reading_options(
+    overrides: Sequence[str], keys: Mapping[str, Any] | None = None, units: Mapping[str, str] | None = None
+) -> Data:
+    """How files are read, from overrides of `data` and from keys and units given otherwise; `train` is left empty.
+
+    Raises InputError for an override of anything else, and for unknown labels, units and elements.
+    """
+    known = ("keys", "units", "elements", "accept")
+    for name in names_of(overrides):
+        if name.split(".")[0] != "data" or name.split(".")[1:2] not in [[key] for key in known]:
+            raise InputError(f"{name}: says nothing of how a file is read; known are data.{', data.'.join(known)}")
+    content = with_overrides({"data": {}}, overrides)["data"]
+    for name, given in (("keys", keys), ("units", units)):
+        if given:
+            content[name] = {**(content.get(name) or {}), **given}
+    return validated(Data, {"train": "", **content}, "the overrides")
 
 
 def preset_text(name: str) -> str:

@@ -17,6 +17,10 @@ class InputError(ValueError):
         super().__init__(" ".join(message.split()) if "\n" in message else message)
 
 
+class DataWarning(UserWarning):
+    """Something about a data file that the user should know and that does not forbid to use it: one line."""
+
+
 class Interrupted(KeyboardInterrupt):
     """The user or the queue asked to stop; the work so far is saved and continues when the command is repeated.
 

@@ -87,8 +87,8 @@ def test_constraints_do_not_zero_forces(suffix: str, tmp_path: Path) -> None:
         (text([ROWS[0], "H 0.96 0 0 -0.1"]), r"line 4.: atom 1 has 5 columns, needs 7"),
         (text(["O 0 0 nan 0 0 0", ROWS[1]]), "frame 0: positions has values that are not finite"),
         (text([ROWS[0], "H 0.9 inf 0 0 0 0"]), "positions has values that are not finite"),
-        (text([ROWS[0], "H 0.96 0 0 nan 0 0"]), "forces has values that are not finite"),
-        (text(ROWS, "Properties=species:S:1:pos:R:3:forces:R:3 energy=nan"), "energy is nan"),
+        (text([ROWS[0], "H 0.96 0 0 inf 0 0"]), "forces has values that are not finite"),
+        (text(ROWS, "Properties=species:S:1:pos:R:3:forces:R:3 energy=inf"), "energy is inf"),
         (
             text(ROWS, 'Lattice="5 0 0 0 nan 0 0 0 5" Properties=species:S:1:pos:R:3:forces:R:3 energy=1'),
             "cell has values",
@@ -160,19 +160,31 @@ def test_not_text_folder_missing(tmp_path: Path) -> None:
     path.write_bytes(b"2\n\xff\xfe\x00bad\n" * 10)
     with pytest.raises(InputError, match="not UTF-8"):
         read(path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="folder without DeePMD"):
-        read(tmp_path)
+        read(tmp_path / "empty")
     with pytest.raises(InputError, match="no such file"):
         read(tmp_path / "absent.xyz")
     with pytest.raises(InputError, match="has no split 'train_301K'"):
         read("cuau-emt/train_301K")
 
 
-@pytest.mark.parametrize("name", ["a.json", "POSCAR", "a.traj", "a.cif"])
-def test_other_formats_are_named(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.json", '{"coords": [[0, 0, 0]]}', "a mapping of .'coords'., needs structures of pymatgen"),
+        ("a.json", '{"coords": [[0, 0,', "is no JSON"),
+        ("notes.md", "# Notes", "the format is not known; read are extended XYZ"),
+        ("a.traj", "not a trajectory", "the format is not known"),
+        ("POSCAR", "nothing", "ASE cannot read it as vasp"),
+        ("a.lmdb", "nothing", "cannot be read as LMDB"),
+        ("a.h5", "nothing", "the format is not known"),
+    ],
+)
+def test_other_formats_are_named(name: str, content: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    path.write_text('{"coords": [[0, 0, 0]]}')
-    with pytest.raises(InputError, match=f"{name}: the format is not known; read are extended XYZ"):
+    path.write_text(content)
+    with pytest.raises(InputError, match=f"{name}: {says}"):
         read(path)
 
 
@@ -220,7 +232,13 @@ def test_bad_index(index: Any, tmp_path: Path) -> None:
     [
         ("3bpa/train_300K.xyz.xz", 500, 27, 0.948, {}),
         ("fcu/fcu_ev5.xyz.gz", 200, 52, 0.723, {}),
-        ("rmd17/rmd17_aspirin_train_01.npz", 1000, 21, 29.08 * KCAL_PER_MOL, {"units": {"energy": "kcal/mol"}}),
+        (
+            "rmd17/rmd17_aspirin_train_01.npz",
+            1000,
+            21,
+            29.08 * KCAL_PER_MOL,
+            {"units": {"energy": "kcal/mol"}, "keys": {"energy": "energies", "forces": "forces"}},
+        ),
         ("ethanol_ccsd_t/ethanol_ccsd_t-train.npz", 1000, 9, 1.193, {"units": {"energy": "kcal/mol"}}),
         ("md17/aspirin_train.npz", 950, 21, 1.204, {}),
         ("lips/lips_1000.npz", 1000, 83, 0.610, {}),
@@ -250,8 +268,9 @@ def test_real_files(name: str, frames: int, atoms: int, force_rms: float | None,
 
 @pytest.mark.parametrize("name", ["rmd17/rmd17_ethanol_train_01.npz", "ethanol_ccsd_t/ethanol_ccsd_t-train.npz"])
 def test_real_energies_in_a_foreign_unit_are_refused(name: str) -> None:
+    keys = {"energy": "energies", "forces": "forces"} if "rmd17" in name else None
     with pytest.raises(InputError, match=r"look like kcal/mol.*units=\{energy: kcal/mol\}"):
-        read(shared(name))
+        read(shared(name), keys)
 
 
 def test_pickled_graphs_are_refused() -> None:

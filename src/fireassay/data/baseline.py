@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +14,13 @@ from numpy.typing import NDArray
 from fireassay.data.advice import keys_option
 from fireassay.data.datasets import Dataset
 from fireassay.data.frame import SYMBOLS
-from fireassay.data.readers import read
+from fireassay.data.keys import Keys
+from fireassay.data.readers import Source, display, read
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
+
+ALONE: Final = 8.0  # Å; an atom farther than this from its periodic images feels none of them
+_ISOLATED: Final = re.compile(r"isolated", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,32 +65,46 @@ class Statistics:
     average_atoms: float
 
 
-def read_e0(
-    path: str | Path, keys: Mapping[str, str | None] | None = None, units: Mapping[str, str] | None = None
-) -> dict[int, float]:
+def read_e0(path: Source, keys: Keys | None = None, units: Mapping[str, str] | None = None) -> dict[int, float]:
     """E0 from the frames of a single atom in a file, other frames ignored: {atomic number: eV}.
 
     Of `keys` only that of the energy counts: files of isolated atoms rarely have forces.
 
     Raises InputError when there is no such frame, or two of one element differ by more than 1 meV.
     """
-    wanted: dict[str, str | None] = dict.fromkeys(("forces", "stress", "virial"))
+    wanted: dict[str, str | Sequence[str] | None] = dict.fromkeys(("forces", "stress", "virial"))
     if keys is not None and "energy" in keys:
         wanted["energy"] = keys["energy"]
     e0 = isolated_atoms(read(path, wanted, units))
     if not e0:
-        raise InputError(f"{path}: has no frame of a single atom with an energy; needs one for each element")
+        raise InputError(f"{display(path)}: has no frame of a single atom with an energy; needs one for each element")
     return e0
 
 
+def is_isolated(structure: Structure) -> bool:
+    """Whether it is an atom alone: not periodic, named so by its group, or farther than `ALONE` from its images."""
+    if len(structure) != 1 or structure.charge:
+        return False
+    if not structure.pbc.any() or _ISOLATED.search(structure.provenance.group or ""):
+        return True
+    return nearest_image(structure) > ALONE
+
+
+def nearest_image(structure: Structure) -> float:
+    """Distance from an atom to the nearest of its own periodic images in Å."""
+    cell = structure.cell[structure.pbc]
+    shifts = np.array(list(product((-1, 0, 1), repeat=len(cell))))
+    return float(np.linalg.norm(shifts[shifts.any(axis=1)] @ cell, axis=1).min())
+
+
 def isolated_atoms(structures: Sequence[Structure]) -> dict[int, float]:
-    """Energies of the frames of a single, non-periodic, uncharged atom: {atomic number: eV}, empty when there are none.
+    """Energies of the frames of an atom alone, see `is_isolated`: {atomic number: eV}, empty when there are none.
 
     Raises InputError when two frames of one element differ by more than 1 meV.
     """
     e0: dict[int, float] = {}
     for structure in structures:
-        if len(structure) != 1 or structure.energy is None or structure.pbc.any() or structure.charge:
+        if structure.energy is None or not is_isolated(structure):
             continue
         z = int(structure.atomic_numbers[0])
         if abs(e0.setdefault(z, structure.energy) - structure.energy) > 1e-3:
@@ -161,8 +181,8 @@ def statistics(structures: Sequence[Structure], e0: Mapping[int, float] | None =
     energies = np.array([s.energy for s in labelled], dtype=np.float64)
     per_atom = (energies - counts @ np.array([zero[z] for z in species])) / counts.sum(axis=1)
     forced = [s for s in structures if s.forces is not None]
-    forces = np.concatenate([s.forces for s in forced if s.forces is not None]) if forced else np.zeros((0, 3))
-    numbers = np.concatenate([s.atomic_numbers for s in forced]) if forced else np.zeros(0, dtype=np.int64)
+    forces = np.concatenate([s.forces[s.forced] for s in forced if s.forces is not None] or [np.zeros((0, 3))])
+    numbers = np.concatenate([s.atomic_numbers[s.forced] for s in forced] or [np.zeros(0, dtype=np.int64)])
     return Statistics(
         energy_per_atom_mean=float(per_atom.mean()) if labelled else None,
         energy_per_atom_std=float(per_atom.std()) if labelled else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,21 @@ from fireassay.data.structure import Provenance, Structure
 from fireassay.errors import InputError, nearest
 from fireassay.units import ENERGY, LENGTH, STRESS
 
-_VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # xx yy zz yz xz xy
+_ORDERS = {
+    "voigt": np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]]),  # xx yy zz yz xz xy
+    "vasp": np.array([[0, 3, 5], [3, 1, 4], [5, 4, 2]]),  # xx yy zz xy yz zx
+}
+_ROUNDING = 1e-6  # in the file's unit
+_ASYMMETRY = 0.02  # of the largest component, up to which a tensor is made symmetric
+_TEMPERATURE = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(?:K|kelvin)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Units:
-    """Factors from a file's units to eV, Å, eV/Å and eV/Å^3, and what its spin is: "2S+1", "2S" or "S"."""
+    """Factors from a file's units to eV, Å, eV/Å and eV/Å^3, and what its spin is: "2S+1", "2S" or "S".
+
+    `stress_order` is the order of six components: "voigt" is xx yy zz yz xz xy, "vasp" xx yy zz xy yz zx.
+    """
 
     energy: float = 1.0
     length: float = 1.0
@@ -30,35 +40,48 @@ class Units:
     stress: float = 1.0
     virial: float = 1.0
     spin: str = "2S+1"
+    stress_order: str = "voigt"
 
     @classmethod
     def of(cls, names: Mapping[str, str] | None) -> Units:
         """From names such as {"energy": "kcal/mol", "length": "Angstrom", "forces": "Hartree/Bohr", "stress": "GPa"}.
 
         Forces not named are in energy per length, stress in energy per length cubed, the virial in energy. A minus
-        before the unit of stress or virial, such as "-kbar", turns the sign: VASP's stress is positive in compression.
-        The spin is "2S+1" unless it is said to be "2S", a number of unpaired electrons or a moment in µB, or "S".
+        before the unit of forces, stress or virial turns the sign: "-eV/Å" reads a gradient as forces, "-kbar" VASP's
+        stress, which is positive in compression. The spin is "2S+1" unless it is said to be "2S", a number of unpaired
+        electrons or a moment in µB, or "S". `stress_order` is "Voigt" or "VASP".
 
         Raises InputError for an unknown quantity or unit.
         """
         names = dict(names or {})
-        quantities = ("energy", "length", "forces", "stress", "virial", "spin")
-        for name in names:
+        quantities = ("energy", "length", "forces", "stress", "virial", "spin", "stress_order")
+        for name, unit in names.items():
             if name not in quantities:
                 raise InputError(f"units: {name!r} is no quantity{nearest(name, quantities)}; needs {list(quantities)}")
+            if not isinstance(unit, str) or not unit:
+                raise InputError(f"units: {name} is {unit!r}, needs the name of a unit")
         energy = _factor("energy", names.get("energy", "eV"), ENERGY)
         length = _factor("length", names.get("length", "Å"), LENGTH)
-        forces = energy / length
-        if "forces" in names:
-            above, _, below = names["forces"].rpartition("/")
-            forces = _factor("forces", above, ENERGY) / _factor("forces", below, LENGTH)
+        forces = _signed("forces", names["forces"], None) if "forces" in names else energy / length
         stress = _signed("stress", names["stress"], STRESS) if "stress" in names else energy / length**3
         virial = _signed("virial", names["virial"], ENERGY) if "virial" in names else energy
-        return cls(energy, length, forces, stress, virial, spin_unit(names.get("spin", "2S+1")))
+        order = names.get("stress_order", "Voigt")
+        if order.casefold() not in _ORDERS:
+            raise InputError(f"units: {order!r} is no stress_order; known are Voigt and VASP")
+        return cls(energy, length, forces, stress, virial, spin_unit(names.get("spin", "2S+1")), order.casefold())
 
 
-def _signed(quantity: str, name: str, known: Mapping[str, float]) -> float:
-    return -_factor(quantity, name[1:], known) if name.startswith("-") else _factor(quantity, name, known)
+def _signed(quantity: str, name: str, known: Mapping[str, float] | None) -> float:
+    """The factor of a unit that may have a sign before it; without `known` it is an energy per length."""
+    plain = name.removeprefix("-").strip()
+    if known is not None:
+        factor = _factor(quantity, plain, known)
+    else:
+        above, slash, below = plain.rpartition("/")
+        if not slash:
+            raise InputError(f"units: {name!r} is no unit of forces; needs energy per length, such as eV/Å or -eV/Å")
+        factor = _factor(quantity, above, ENERGY) / _factor(quantity, below, LENGTH)
+    return -factor if name.startswith("-") else factor
 
 
 def _factor(quantity: str, name: str, known: Mapping[str, float]) -> float:
@@ -72,45 +95,73 @@ def _factor(quantity: str, name: str, known: Mapping[str, float]) -> float:
 
 
 def structure_of(frame: Frame, mapped: Mapped, units: Units) -> Structure:
-    """The frame as a structure in eV and Å; a label that this frame lacks is None.
+    """The frame as a structure in eV and Å; a label that this frame lacks, or that is NaN, is None.
 
-    Stress may be (3, 3), 9 numbers or 6 in the order xx yy zz yz xz xy; a virial W becomes the stress -W / V. Charges
-    and moments per atom are summed; NaN for charge or spin is a missing one.
+    Forces may be NaN for some atoms, which have none then. Stress may be (3, 3), 9 numbers or 6; a virial W becomes
+    the stress -W / V. Without a periodic cell there is no stress, whatever the file says. Charges and moments per atom
+    are summed; NaN for charge or spin is a missing one. A temperature may be written as "300K".
 
-    Raises InputError for labels of the wrong shape or type, for values that are not finite, for a charge or spin that
+    Raises InputError for labels of the wrong shape or type, for values that are infinite, for a charge or spin that
     the frame contradicts, and for a multiplicity that a molecule with its electrons cannot have.
     """
-    energy, forces = _value(frame, mapped["energy"]), _value(frame, mapped["forces"])
+    forces = _value(frame, mapped["forces"])
     charge = stated(frame.values, mapped["charge"], "charge", len(frame), frame.where)
     spin = stated(frame.values, mapped["spin"], "spin", len(frame), frame.where)
     cell = frame.cell * units.length
-    temperature, group = _value(frame, mapped["temperature"]), _value(frame, mapped["group"])
-    if energy is not None and not is_number(energy):
-        raise _wrong(frame, "energy", mapped["energy"], energy, "one number")
+    temperature, group = _temperature(frame, mapped), _value(frame, mapped["group"])
     if forces is not None and not (is_numeric(forces) and forces.shape == (len(frame), 3)):
         raise _wrong(frame, "forces", mapped["forces"], forces, f"({len(frame)}, 3) numbers")
-    if temperature is not None and not is_number(temperature):
-        raise _wrong(frame, "temperature", mapped["temperature"], temperature, "one number")
     structure = Structure(
         atomic_numbers=frame.atomic_numbers,
-        positions=frame.positions * units.length,
+        positions=frame.positions * units.length if units.length != 1 else frame.positions,
         cell=cell,
         pbc=frame.pbc,
-        energy=None if energy is None else float(np.asarray(energy).reshape(())) * units.energy,
-        forces=None if forces is None else forces.astype(np.float64) * units.forces,
+        energy=_energy(frame, mapped, units),
+        forces=None if forces is None else _known_forces(forces, units),
         stress=_stress(frame, mapped, units, cell),
-        provenance=Provenance(
-            frame.file,
-            frame.number,
-            None if group is None else str(group),
-            None if temperature is None else float(np.asarray(temperature).reshape(())),
-        ),
+        provenance=Provenance(frame.file, frame.number, None if group is None else str(group), temperature),
         charge=None if charge is None else charge[1],
         spin=None if spin is None else _multiplicity(frame, *spin, units),
     )
     if spin is not None:
         check_parity(structure, spin[0], units.spin)
     return structure
+
+
+def _energy(frame: Frame, mapped: Mapped, units: Units) -> float | None:
+    energy = _value(frame, mapped["energy"])
+    if energy is None:
+        return None
+    if not is_number(energy):
+        raise _wrong(frame, "energy", mapped["energy"], energy, "one number")
+    value = float(np.asarray(energy).reshape(()))
+    return None if np.isnan(value) else value * units.energy
+
+
+def _known_forces(forces: NDArray, units: Units) -> NDArray[np.float64] | None:
+    """Forces in eV/Å with NaN for every component of an atom that lacks one; None when all atoms do."""
+    forces = forces.astype(np.float64, copy=False)
+    if units.forces != 1:
+        forces = forces * units.forces
+    missing = np.isnan(forces).any(axis=1, keepdims=True)
+    if not missing.any():
+        return forces
+    return None if missing.all() else np.where(missing, np.nan, forces)
+
+
+def _temperature(frame: Frame, mapped: Mapped) -> float | None:
+    value = _value(frame, mapped["temperature"])
+    if isinstance(value, str) and (match := _TEMPERATURE.fullmatch(value)):
+        try:
+            return float(match[1])
+        except ValueError:
+            pass
+    if value is None:
+        return None
+    if not is_number(value):
+        raise _wrong(frame, "temperature", mapped["temperature"], value, "one number, or text such as 300K")
+    number = float(np.asarray(value).reshape(()))
+    return number if np.isfinite(number) else None
 
 
 def _multiplicity(frame: Frame, key: str, value: float, units: Units) -> float:
@@ -123,31 +174,52 @@ def _multiplicity(frame: Frame, key: str, value: float, units: Units) -> float:
 
 
 def _value(frame: Frame, keys: tuple[str, ...]) -> Any:
-    return frame.values.get(keys[0]) if keys else None
+    """The value under the first of the keys that the frame has."""
+    return next((frame.values[key] for key in keys if frame.values.get(key) is not None), None)
 
 
 def _stress(frame: Frame, mapped: Mapped, units: Units, cell: NDArray) -> NDArray | None:
+    volume = volume_of(cell)
+    if not (frame.pbc.any() and volume > 0):
+        return None
     for label in ("stress", "virial"):
         value = _value(frame, mapped[label])
         if value is None:
             continue
-        if not is_numeric(value) or value.size not in (6, 9):
-            raise _wrong(frame, label, mapped[label], value, "(3, 3), 9 or 6 numbers")
-        flat = value.astype(np.float64).reshape(-1)
-        tensor = flat[_VOIGT] if flat.size == 6 else flat.reshape(3, 3)
-        if np.abs(tensor - tensor.T).max() > 1e-3 * np.abs(tensor).max() + 1e-6:
-            raise InputError(
-                f"{frame.where}: {label} {tensor.tolist()} is not symmetric; is {mapped[label][0]!r} a {label}?"
-            )
-        tensor = (tensor + tensor.T) / 2
-        if label == "stress":
-            return tensor * units.stress
-        volume = abs(np.linalg.det(cell))
-        if volume == 0:
-            without = keys_option({"virial": None})
-            raise InputError(f"{frame.where}: has a virial but no cell to divide it by; leave it with {without}")
-        return -tensor * units.virial / volume
+        tensor = tensor_of(frame, label, mapped[label], value, units.stress_order)
+        if tensor is not None:
+            return tensor * units.stress if label == "stress" else -tensor * units.virial / volume
     return None
+
+
+def volume_of(cell: NDArray) -> float:
+    """The volume that lattice vectors span, 0 where one is missing or not finite."""
+    return abs(float(np.linalg.det(cell))) if np.isfinite(cell).all() else 0.0
+
+
+def tensor_of(frame: Frame, label: str, keys: tuple[str, ...], value: Any, order: str) -> NDArray | None:
+    """A symmetric (3, 3) of nine or six numbers; None when one of them is NaN.
+
+    Raises InputError when there are not as many numbers, or the tensor is far from symmetric.
+    """
+    if not is_numeric(value) or value.size not in (6, 9):
+        raise _wrong(frame, label, keys, value, "(3, 3), 9 or 6 numbers")
+    flat = value.astype(np.float64).reshape(-1)
+    tensor = flat[_ORDERS[order]] if flat.size == 6 else flat.reshape(3, 3)
+    if np.isnan(tensor).any():
+        return None
+    if asymmetry(tensor) > _ASYMMETRY:
+        raise InputError(
+            f"{frame.where}: {label} {tensor.tolist()} is not symmetric; is {keys[0]!r} a {label}? Leave it with "
+            f"{keys_option({label: None})}"
+        )
+    return (tensor + tensor.T) / 2
+
+
+def asymmetry(tensor: NDArray) -> float:
+    """The largest difference of a tensor to its transpose, of the largest component; 0 where it is rounding."""
+    difference = np.abs(tensor - tensor.T).max()
+    return float(difference / np.abs(tensor).max()) if difference > _ROUNDING else 0.0
 
 
 def _wrong(frame: Frame, label: str, keys: tuple[str, ...], value: Any, needed: str) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,25 @@ class Frame:
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a reader finds in a file, and what it knows of the format.
+
+    `names` says under which keys the format has a label, where these are not the usual ones of `fireassay.data.keys`,
+    and with `settled` that no other key is meant. `units` are those that the file declares, `assumed` those that its
+    format is known to have, in the words of `Units.of`. `notes` are sentences about how it was read.
+    """
+
+    file: str
+    format: str
+    frames: list[Frame]
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    settled: bool = False
 
 
 def key_shapes(frames: list[Frame]) -> dict[str, tuple[str, int]]:

@@ -123,8 +123,8 @@ def labels_of(
     structures: Sequence[Structure], dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
 ) -> Labels:
     """The labels of `structures`, masked where a structure has none; a stress needs a periodic cell with a volume."""
-    has_forces = [np.full(len(s), s.forces is not None) for s in structures]
-    forces = [s.forces if s.forces is not None else np.zeros((len(s), 3)) for s in structures]
+    has_forces = [s.forced for s in structures]
+    forces = [np.zeros((len(s), 3)) if s.forces is None else np.nan_to_num(s.forces) for s in structures]
     stress = [s.stress if s.stress is not None else np.zeros((3, 3)) for s in structures]
     labels = Labels(
         energy=torch.tensor([s.energy if s.energy is not None else 0.0 for s in structures], dtype=torch.float64),

@@ -5,25 +5,26 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
-from fireassay.data.advice import units_option
-from fireassay.data.baseline import fit_e0, isolated_atoms, statistics
-from fireassay.data.conversion import Units, structure_of
+from fireassay.data.baseline import fit_e0, is_isolated, isolated_atoms, statistics
+from fireassay.data.checks import Finding, check
+from fireassay.data.conversion import structure_of
 from fireassay.data.electronic_state import STATES, ambiguity, counted
+from fireassay.data.formats.loading import Source, described, load, said
 from fireassay.data.frame import SYMBOLS, Frame, key_shapes
-from fireassay.data.keys import Mapped, lookalikes, resolve, unread_labels
-from fireassay.data.readers import check_distances, load
+from fireassay.data.interpretation import Interpretation, interpret
+from fireassay.data.keys import Keys, lookalikes
+from fireassay.data.readers import check_distances, display
 from fireassay.data.similarity import duplicates, energy_force_consistency
 from fireassay.data.stress_check import stress_consistency
 from fireassay.data.structure import Structure
-from fireassay.data.unit_check import energy_unit, force_unit, foreign_unit, hydrogen_stiffness
+from fireassay.data.unit_check import energy_unit, force_unit, hydrogen_stiffness, sampled
 from fireassay.errors import InputError
-from fireassay.units import ENERGY, GIGAPASCAL, STRESS
+from fireassay.units import GIGAPASCAL
 
 VACUUM: Final = 4.0  # Å of empty space along every lattice vector that make a periodic frame an isolated molecule
 _NET_FORCE: Final = 0.05  # eV/Å
@@ -71,6 +72,7 @@ class Inspection:
     units: dict[str, Any]
     problems: list[str]
     findings: list[str]
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The inspection as JSON text."""
@@ -78,7 +80,7 @@ class Inspection:
 
     def to_text(self) -> str:
         """The inspection as text for a terminal: one block per subject, findings last."""
-        lines = [f"{self.path}: {self.format}, {self.frames} frames"]
+        lines = [f"{self.path}: {self.format}, {self.frames} frames", *(f"  {note}" for note in self.notes)]
         for title, rows in self.tables().items():
             if rows:
                 lines += ["", title, *_aligned(rows)]
@@ -111,77 +113,124 @@ class Inspection:
 
 
 def inspect(
-    path: str | Path, keys: Mapping[str, str | None] | None = None, units: Mapping[str, str] | None = None
+    path: Source,
+    keys: Keys | None = None,
+    units: Mapping[str, str] | None = None,
+    elements: Sequence[str] | None = None,
 ) -> Inspection:
     """Everything there is to know of a data file before training on it.
 
     Arguments as for `fireassay.data.readers.read`. Missing labels, foreign units and unusable frames are reported,
     not refused; a file that cannot be read at all raises InputError.
     """
-    frames, file_format = load(path)
-    mapped = resolve(frames, file_format, keys, str(path))
-    structures, problems = _structures(frames, mapped, Units.of(units))
-    repeated = duplicates(structures)
-    unit_evidence, unit_findings = _units(structures)
+    where = display(path)
+    contents = load(path, elements)
+    read_as = [interpret(content, keys, units) for content in contents]
+    frames = [frame for one in read_as for frame in one.frames]
+    structures, problems = _structures(read_as)
+    findings = [*check(read_as, structures, where), *quality(structures)]
     isolated = isolated_atoms(structures)
     e0, energy = _energies(structures, isolated)
-    forces, force_findings = _forces(structures)
-    periodicity = Counter(_periodicity(s) for s in structures)
-    coverage = _coverage(structures)
-    counts = {"identical to an earlier frame": len(repeated.identical), "near (below 0.01 Å)": len(repeated.near)}
-    findings = [
-        *_label_findings(frames, mapped, keys, str(path), coverage),
-        *unit_findings,
-        *force_findings,
-        *(line for line in ambiguity(structures) if line is not None),
-        *_periodicity_findings(periodicity),
-        *_duplicate_findings(repeated.identical, repeated.near, len(structures)),
-    ]
+    repeated = duplicates(structures)
     sizes = [len(frame) for frame in frames]
     return Inspection(
-        path=str(path),
-        format=file_format,
+        path=where,
+        format=described(contents),
         frames=len(frames),
         atoms={"fewest in a frame": min(sizes), "most in a frame": max(sizes), "in all": sum(sizes)},
         elements=_elements(frames),
         compositions=len({tuple(np.bincount(f.atomic_numbers, minlength=119)) for f in frames}),
-        keys=_keys(frames, mapped),
-        coverage=coverage,
+        keys=_keys(read_as),
+        coverage=_coverage(structures),
         charges={f"{value:g}": n for value, n in counted(structures, "charge").items()},
         spins={f"{value:g}": n for value, n in counted(structures, "spin").items()},
-        periodicity=dict(periodicity.most_common()),
+        periodicity=dict(Counter(_periodicity(s) for s in structures).most_common()),
         groups=dict(Counter(s.provenance.group for s in structures if s.provenance.group is not None).most_common()),
         temperatures={f"{t:g}": n for t, n in sorted(_temperatures(structures).items())},
         energy=energy,
-        forces=forces,
+        forces=_forces(structures),
         stress=_stress(structures),
         isolated_atoms={SYMBOLS[z]: value for z, value in isolated.items()},
         fitted_e0=e0,
-        duplicates=counts,
-        units=unit_evidence,
+        duplicates={
+            "identical to an earlier frame": len(repeated.identical),
+            "near (below 0.01 Å)": len(repeated.near),
+        },
+        units={**_read_in(read_as), **_units(structures)},
         problems=problems,
-        findings=findings,
+        findings=[*_nothing(read_as), *(finding.line for finding in findings), *_others(read_as, findings)],
+        notes=said(contents),
     )
 
 
-def _structures(frames: Sequence[Frame], mapped: Mapped, units: Units) -> tuple[list[Structure], list[str]]:
+def quality(structures: Sequence[Structure]) -> list[Finding]:
+    """What structures say of themselves beside their labels' meaning: net forces, vacuum, charge and spin, repeats."""
+    repeated = duplicates(structures)
+    doubt = ambiguity(structures)
+    lines = {
+        "forces": _force_findings(structures),
+        "charge": [line for line in doubt if line is not None],
+        "vacuum": _periodicity_findings(Counter(_periodicity(s) for s in structures)),
+        "duplicates": _duplicate_findings(repeated.identical, repeated.near, len(structures)),
+    }
+    return [Finding(kind, line) for kind, of_kind in lines.items() for line in of_kind]
+
+
+def _nothing(read_as: Sequence[Interpretation]) -> list[str]:
+    return [
+        f"{one.content.file}: no energies and no forces are read: nothing to train on"
+        for one in read_as
+        if not one.mapped["energy"] and not one.mapped["forces"]
+    ]
+
+
+def _others(read_as: Sequence[Interpretation], findings: Sequence[Finding]) -> list[str]:
+    """Keys that are named like a label and that no finding speaks of."""
+    text = " ".join(finding.line for finding in findings)
+    lines = []
+    for one in read_as:
+        for label, names in lookalikes(one.frames, one.mapped).items():
+            others = [name for name in names if name not in text]
+            if others:
+                lines.append(f"not read, but named like {label}: {', '.join(others)}")
+    return list(dict.fromkeys(lines))
+
+
+def _read_in(read_as: Sequence[Interpretation]) -> dict[str, str]:
+    """The units that were taken, where they are not eV and Å alone."""
+    found: dict[str, str] = {}
+    for one in read_as:
+        for quantity, unit in one.names.items():
+            source = "declared" if quantity in one.content.units else "of the format"
+            given = f"{unit} ({source})" if one.content.units.get(quantity, one.content.assumed.get(quantity)) else unit
+            found[f"{quantity} read in"] = given
+    return found
+
+
+def _structures(read_as: Sequence[Interpretation]) -> tuple[list[Structure], list[str]]:
     structures, problems = [], []
-    for frame in frames:
-        try:
-            structure = structure_of(frame, mapped, units)
-            check_distances(structure)
-        except InputError as error:
-            problems.append(str(error))
-        else:
-            structures.append(structure)
+    for one in read_as:
+        for frame in one.frames:
+            try:
+                structure = structure_of(frame, one.mapped, one.units)
+                check_distances(structure)
+            except InputError as error:
+                problems.append(str(error))
+            else:
+                structures.append(structure)
     if len(problems) > _PROBLEMS:
         problems[_PROBLEMS:] = [f"and {len(problems) - _PROBLEMS} frames more that cannot be used"]
     return structures, problems
 
 
-def _keys(frames: list[Frame], mapped: Mapped) -> list[Key]:
-    labels = {key: label for label, keys in mapped.items() for key in keys}
-    return [Key(name, kind, count, labels.get(name)) for name, (kind, count) in key_shapes(frames).items()]
+def _keys(read_as: Sequence[Interpretation]) -> list[Key]:
+    found: dict[str, Key] = {}
+    for one in read_as:
+        labels = {key: label for label, keys in one.mapped.items() for key in keys}
+        for name, (kind, count) in key_shapes(one.frames).items():
+            before = found.get(name)
+            found[name] = Key(name, kind, count + (before.frames if before else 0), labels.get(name))
+    return list(found.values())
 
 
 def _coverage(structures: Sequence[Structure]) -> dict[str, float]:
@@ -204,6 +253,8 @@ def _temperatures(structures: Sequence[Structure]) -> Counter[float]:
 def _periodicity(s: Structure) -> str:
     if not s.pbc.any():
         return "not periodic"
+    if is_isolated(s):
+        return "an atom alone in a box"
     axes = "".join(axis for axis, flag in zip("abc", s.pbc, strict=True) if flag)
     if s.pbc.all() and _in_vacuum(s):
         return "flagged periodic, but an isolated molecule in a vacuum box"
@@ -243,17 +294,35 @@ def _energies(
     return {**{SYMBOLS[z]: value for z, value in fitted.e0.items()}, "fit": str(fitted)}, energy
 
 
-def _forces(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]:
-    labelled = [s for s in structures if s.forces is not None and len(s) > 1]
+def _labelled(structures: Sequence[Structure]) -> list[Structure]:
+    return [s for s in structures if s.forced.any() and len(s) > 1]
+
+
+def _net(structures: Sequence[Structure]) -> np.ndarray:
+    """Norms of the sums of forces, of frames that have all forces."""
+    sums = [s.forces.sum(axis=0) for s in structures if s.forces is not None and s.forced.all()]
+    return np.linalg.norm(np.array(sums).reshape(-1, 3), axis=1)
+
+
+def _forces(structures: Sequence[Structure]) -> dict[str, Any]:
+    labelled = _labelled(structures)
     if not labelled:
-        return {}, []
-    summary = statistics(labelled)
-    net = np.array([np.linalg.norm(s.forces.sum(axis=0)) for s in labelled if s.forces is not None])
+        return {}
+    summary, net = statistics(labelled), _net(labelled)
     rows: dict[str, Any] = {"root mean square": summary.force_rms, "largest component": summary.force_max}
     rows |= {f"root mean square of {SYMBOLS[z]}": value for z, value in summary.force_rms_by_species.items()}
-    rows |= {"net force, root mean square": float(np.sqrt(np.mean(net**2))), "net force, largest": float(net.max())}
+    if len(net):
+        rows["net force, root mean square"] = float(np.sqrt(np.mean(net**2)))
+        rows["net force, largest"] = float(net.max())
+    return rows
+
+
+def _force_findings(structures: Sequence[Structure]) -> list[str]:
+    labelled = _labelled(structures)
+    if not labelled:
+        return []
     findings = []
-    if summary.force_rms == 0:
+    if statistics(labelled).force_rms == 0:
         findings.append(
             "all forces are zero: they were not calculated, or zeroed by constraints when the file was written"
         )
@@ -263,12 +332,13 @@ def _forces(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]
         findings.append(
             f"{fixed} frames have atoms with forces of exactly zero: by symmetry, or by constraints on the labels?"
         )
-    if net.max() > _NET_FORCE:
+    net = _net(labelled)
+    if len(net) and net.max() > _NET_FORCE:
         findings.append(
             f"net forces up to {net.max():.3g} eV/Å (root mean square {np.sqrt(np.mean(net**2)):.3g}): "
             "no potential with translation symmetry can fit them"
         )
-    return rows, findings
+    return findings
 
 
 def _stress(structures: Sequence[Structure]) -> dict[str, float]:
@@ -285,69 +355,28 @@ def _stress(structures: Sequence[Structure]) -> dict[str, float]:
     }
 
 
-def _units(structures: Sequence[Structure]) -> tuple[dict[str, Any], list[str]]:
-    larger = [s for s in structures if len(s) > 1]
+def _units(structures: Sequence[Structure]) -> dict[str, Any]:
+    larger = sampled(structures)
     if not larger:
-        return {}, []
-    energy, stiffness, consistency = energy_unit(larger), hydrogen_stiffness(larger), energy_force_consistency(larger)
+        return {}
+    energy, stiffness, consistency = (
+        energy_unit(larger),
+        hydrogen_stiffness(larger),
+        energy_force_consistency(structures),
+    )
     evidence: dict[str, Any] = {}
     if energy is not None:
         evidence["total energies are all-electron energies in"] = energy[0]
     if stiffness is not None:
         evidence["force constant of bonds to H (eV/Å^2 expected 20 to 60)"] = stiffness
         evidence["which is a bond's in"] = force_unit(stiffness) or "unclear"
-    findings = []
-    foreign = foreign_unit(larger)
-    if foreign is not None:
-        findings.append(f"{foreign.sentence}; read it with {units_option(foreign.mapping)}")
-    if consistency is not None and consistency.correlation > 0.8:
-        evidence["energy difference / work of forces between similar frames (expected 1)"] = consistency.slope
-        if not 1 / 1.8 < consistency.slope < 1.8:
-            ratios = {
-                f"energies in {a}, forces in {b}/Å": ENERGY[b] / ENERGY[a] for a in ENERGY for b in ENERGY if a != b
-            }
-            nearest = min(ratios, key=lambda name: abs(np.log(ratios[name] / consistency.slope)))
-            findings.append(
-                f"energies change by {consistency.slope:.3g} times the work of the forces ({consistency.pairs} pairs "
-                f"of similar frames): units differ, as for {nearest}, or energies and forces do not belong together"
-            )
-    stress = stress_consistency(larger)
+    if consistency is not None and abs(consistency.correlation) > 0.8:
+        slope = float(np.sign(consistency.correlation)) * consistency.slope
+        evidence["energy difference / work of forces between similar frames (expected 1)"] = slope
+    stress = stress_consistency(structures)
     if stress is not None and abs(stress.correlation) > 0.6:
         evidence["stress / stress of a pair potential fitted to the forces (expected 1)"] = stress.slope
-        findings += _stress_findings(stress.slope)
-    return evidence, findings
-
-
-def _stress_findings(slope: float) -> list[str]:
-    if 0.4 < slope < 2.5:
-        return []
-    unit = min(STRESS, key=lambda name: abs(np.log(abs(slope) * STRESS[name])))
-    sign = "opposite" if slope < 0 else "expected"
-    return [
-        f"stress is {slope:.3g} times that of a pair potential fitted to the forces: its sign is the {sign} one, "
-        f"its unit looks like {unit}; read it with {units_option({'stress': ('-' if slope < 0 else '') + unit})}"
-    ]
-
-
-def _label_findings(
-    frames: list[Frame],
-    mapped: Mapped,
-    keys: Mapping[str, str | None] | None,
-    where: str,
-    coverage: dict[str, float],
-) -> list[str]:
-    lines = list(unread_labels(frames, mapped, keys, where).values())
-    unread = list(lines)
-    if not mapped["energy"] and not mapped["forces"]:
-        lines.insert(0, f"{where}: no energies and no forces are read: nothing to train on")
-    for label, names in lookalikes(frames, mapped).items():
-        others = [name for name in names if not any(repr(name) in line for line in unread)]
-        if others:
-            lines.append(f"not read, but named like {label}: {', '.join(others)}")
-    for label, share in coverage.items():
-        if 0 < share < 1 and label not in STATES:
-            lines.append(f"only {100 * share:.3g} % of the frames have {label}: the others train without")
-    return lines
+    return evidence
 
 
 def _periodicity_findings(periodicity: Counter[str]) -> list[str]:

@@ -8,51 +8,27 @@ from typing import Any, Final
 
 import numpy as np
 
-from fireassay.data.advice import keys_option
+from fireassay.data.advice import keys_option, units_option
 from fireassay.data.electronic_state import ROUNDING, STATES, per_atom
-from fireassay.data.frame import Frame, is_number, is_numeric, key_shapes
+from fireassay.data.frame import Content, Frame, is_number, is_numeric, key_shapes
 from fireassay.errors import InputError, nearest
 
 LABELS: Final = ("energy", "forces", "stress", "virial", "temperature", "group", "charge", "spin")
 
-STANDARD: Final[dict[str, dict[str, tuple[str, ...]]]] = {
-    "extended XYZ": {
-        "energy": ("energy",),
-        "forces": ("forces", "force"),
-        "stress": ("stress",),
-        "virial": ("virial", "virials"),
-        "temperature": ("temperature",),
-        "group": ("config_type", "group", "walker"),
-        **STATES,
-    },
-    "ASE database": {
-        "energy": ("energy",),
-        "forces": ("forces",),
-        "stress": ("stress",),
-        "virial": ("virial",),
-        "temperature": ("temperature",),
-        "group": ("config_type", "group", "walker"),
-        **STATES,
-    },
-    "npz": {
-        "energy": ("energies", "E", "energy"),
-        "forces": ("forces", "F", "force"),
-        "stress": ("stress",),
-        "virial": ("virial", "virials"),
-        "temperature": ("temperature",),
-        "group": ("config_type", "group", "walker"),
-        **STATES,
-    },
-    "DeePMD": {
-        "energy": ("energy",),
-        "forces": ("force",),
-        "stress": ("stress",),
-        "virial": ("virial",),
-        "temperature": ("temperature",),
-        "group": ("system",),
-        **STATES,
-    },
-}
+STANDARD: Final[dict[str, tuple[str, ...]]] = {
+    "energy": ("energy",),
+    "forces": ("forces", "force"),
+    "stress": ("stress",),
+    "virial": ("virial", "virials"),
+    "temperature": ("temperature",),
+    "group": ("config_type", "group", "walker"),
+    **STATES,
+}  # label -> the keys under which it is looked for, in any case, unless the format has names of its own
+
+_GRADIENT: Final = re.compile(r"grad", re.IGNORECASE)
+_FORCE: Final = re.compile(r"forc|(^|_)(neg|minus)", re.IGNORECASE)
+
+Keys = Mapping[str, str | Sequence[str] | None]
 
 _OPTIONAL: Final = ("temperature", "group")
 _NAMES = {
@@ -71,41 +47,65 @@ _NO_ENERGY = re.compile(r"tol|cut|free|kinetic|per_atom|fermi|zero_point|zpe|gap
 Mapped = dict[str, tuple[str, ...]]  # the keys that hold a label, none when it is not read
 
 
-def resolve(frames: Sequence[Frame], file_format: str, keys: Mapping[str, str | None] | None, where: str) -> Mapped:
-    """For each of `LABELS` the key that holds it, none when it is not read; charge and spin may have several.
+def resolve(content: Content, keys: Keys | None) -> Mapped:
+    """For each of `LABELS` the keys that hold it, none when it is not read.
 
-    `keys` goes before the standard names of the format; a label mapped to None is left unread. One mapping serves
-    several files, so a temperature or group that a file lacks is not read there. Charge and spin are read under all of
-    their standard names, which have to agree, but not where these hold a number per atom.
+    `keys` goes before the standard names of the format; a label mapped to None is left unread, one mapped to several
+    keys is read from the first that a frame has. One mapping serves several files, so a temperature or group that a
+    file lacks is not read there. Charge and spin are read under all of their standard names, which have to agree, but
+    not where these hold a number per atom.
 
     Raises InputError for an unknown label, a mapped label key that the file lacks, and standard names that compete.
     """
     keys = dict(keys or {})
+    frames, where = content.frames, content.file
     for label in keys:
         if label not in LABELS:
             raise InputError(f"keys: {label!r} is no label{nearest(label, LABELS)}; labels are {list(LABELS)}")
     found = key_shapes(list(frames))
+    taken = {key for given in keys.values() for key in _listed(given)}
     mapped: Mapped = {}
     for label in LABELS:
         if label in keys:
-            key = keys[label]
-            if key is not None and key not in found and label not in _OPTIONAL:
-                raise InputError(f"{where}: has no key {key!r} for {label}{nearest(key, found)}; found {sorted(found)}")
-            mapped[label] = () if key is None else (key,)
+            mapped[label] = _given(label, _listed(keys[label]), found, where)
             continue
-        present = [name for name in STANDARD[file_format][label] if name in found and name not in keys.values()]
+        present = [name for name in _standard(content, label, found) if name not in taken]
         if label in STATES:
             partial = {name for frame in frames for name in present if per_atom(frame.values.get(name), len(frame))}
             mapped[label] = tuple(name for name in present if name not in partial)
             continue
         if len(present) > 1 and label not in _OPTIONAL:
+            together = any(sum(name in frame.values for name in present) > 1 for frame in frames)
+            way = present[0] if together else present
             raise InputError(
-                f"{where}: {label} could be any of {present}; say which, such as {keys_option({label: present[0]})}"
+                f"{where}: {label} could be any of {present}; say which, such as {keys_option({label: way})}"
             )
         mapped[label] = tuple(present[:1])
     if mapped["stress"] and "virial" not in keys:
         mapped["virial"] = ()
     return mapped
+
+
+def _listed(keys: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if keys is None else (keys,) if isinstance(keys, str) else tuple(keys)
+
+
+def _given(label: str, keys: tuple[str, ...], found: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    present = tuple(key for key in keys if key in found)
+    if keys and not present and label not in _OPTIONAL:
+        wanted = " or ".join(map(repr, keys))
+        raise InputError(f"{where}: has no key {wanted} for {label}{nearest(keys[0], found)}; found {sorted(found)}")
+    return present
+
+
+def _standard(content: Content, label: str, found: Mapping[str, Any]) -> list[str]:
+    """The standard names of a label that occur, as they are written; in another case only where none is exact."""
+    names = content.names.get(label, STANDARD[label])
+    exact = [name for name in names if name in found]
+    if exact:
+        return exact
+    longer = {name.casefold() for name in names if len(name) > 1}
+    return [key for key in found if key.casefold() in longer]
 
 
 def lookalikes(frames: Sequence[Frame], mapped: Mapped) -> dict[str, list[str]]:
@@ -135,15 +135,20 @@ def _could_be(label: str, key: str, value: Any, n_atoms: int) -> bool:
     return is_numeric(value) and value.size in (6, 9) and value.shape[0] != n_atoms
 
 
-def unread_labels(
-    frames: Sequence[Frame], mapped: Mapped, keys: Mapping[str, str | None] | None, where: str
-) -> dict[str, str]:
+def is_gradient(key: str) -> bool:
+    """Whether a key is named like the gradient of the energy, which is the force with the sign turned."""
+    return bool(_GRADIENT.search(key)) and not _FORCE.search(key)
+
+
+def unread_labels(content: Content, mapped: Mapped, keys: Keys | None, force_unit: str = "eV/Å") -> dict[str, str]:
     """For each label that the file seems to hold under a key that is not read, a line with the mapping to write.
 
-    Charge and spin are among them only where they would tell frames apart or a molecule from a neutral one.
+    Charge and spin are among them only where they would tell frames apart or a molecule from a neutral one. A gradient
+    is to be read in `force_unit` with the sign turned.
 
     Labels that `keys` mentions are left out: the user has decided about them.
     """
+    frames, where = content.frames, content.file
     lines: dict[str, str] = {}
     similar = lookalikes(frames, mapped)
     decided = set(keys or ())
@@ -154,9 +159,13 @@ def unread_labels(
         if other is not None and (other in decided or mapped[other]):
             continue
         plural = "looks" if len(names) == 1 else "look"
+        first = next((name for name in names if not is_gradient(name)), names[0])
+        how = keys_option({label: first})
+        if label == "forces" and is_gradient(first):
+            how += f" {units_option({'forces': f'-{force_unit}'})}, as a gradient has the opposite sign,"
         lines[label] = (
             f"{where}: no {label} read, but {', '.join(map(repr, names))} {plural} like it; "
-            f"read it with {keys_option({label: names[0]})} or leave it with {keys_option({label: None})}"
+            f"read it with {how} or leave it with {keys_option({label: None})}"
         )
     for quantity in STATES.keys() - decided:
         key = None if mapped[quantity] else _unread_state(frames, quantity)
@@ -190,14 +199,16 @@ def _unread_state(frames: Sequence[Frame], quantity: str) -> str | None:
     return None
 
 
-def require_labels(frames: Sequence[Frame], mapped: Mapped, where: str) -> None:
+def require_labels(content: Content, mapped: Mapped) -> None:
     """Raises InputError when neither energies nor forces are recognised, with the keys found and what to write."""
     if mapped["energy"] or mapped["forces"]:
         return
+    frames = content.frames
     found = ", ".join(f"{key}: {kind}" for key, (kind, _) in sorted(key_shapes(list(frames)).items())) or "none"
     similar = lookalikes(frames, mapped)
-    guess = {label: similar.get(label, ["..."])[0] for label in ("energy", "forces")}
-    raise InputError(
-        f"{where}: no energies and no forces recognised; keys found: {found}; say which they are with "
-        + keys_option(guess)
-    )
+    guess = {label: similar[label][0] for label in ("energy", "forces") if label in similar}
+    turned = ""
+    if is_gradient(guess.get("forces", "")):
+        turned = f" and {units_option({'forces': '-eV/Å'})}, as a gradient has the opposite sign"
+    way = f"say which they are with {keys_option(guess)}{turned}" if guess else "a file with labels is needed to train"
+    raise InputError(f"{content.file}: no energies and no forces recognised; keys found: {found}; {way}")

@@ -14,6 +14,7 @@ from fireassay.data.structure import Structure
 
 NEAR: Final = 0.01  # Å, root mean square over atom pairs or coordinates, below which two frames are near duplicates
 _DIRECTIONS: Final = 8
+_PAIRWISE: Final = 500  # atoms, beyond which molecules are compared by superposition and not by all distances
 _SEED: Final = 0
 
 
@@ -66,7 +67,7 @@ def energy_force_consistency(structures: Sequence[Structure], most: int = 300) -
     Molecules are superposed first (Kabsch, Acta Cryst. A32, 922, 1976). None when fewer than 8 pairs of frames have
     energies, forces and the same atoms.
     """
-    labelled = [k for k, s in enumerate(structures) if s.energy is not None and s.forces is not None and len(s) > 1]
+    labelled = [k for k, s in enumerate(structures) if s.energy is not None and len(s) > 1 and s.forced.all()]
     found: list[tuple[float, float, float]] = []
     for members in _alike(structures, labelled):
         if len(members) > 1:
@@ -120,8 +121,11 @@ def _near(structures: Sequence[Structure], members: NDArray[np.int64]) -> list[t
 def _difference(a: Structure, b: Structure) -> float:
     if a.pbc.any():
         return float(np.sqrt(np.mean(_displacement(a, b) ** 2)))
-    distances = [np.linalg.norm(s.positions[:, None] - s.positions[None], axis=2) for s in (a, b)]
     n = len(a)
+    if n > _PAIRWISE:
+        _, moved = _superposed(a, b)
+        return float(np.sqrt(np.mean((moved - (a.positions - a.positions.mean(axis=0))) ** 2)))
+    distances = [np.linalg.norm(s.positions[:, None] - s.positions[None], axis=2) for s in (a, b)]
     return float(np.sqrt(np.sum((distances[0] - distances[1]) ** 2) / max(n * (n - 1), 1)))
 
 
@@ -151,12 +155,18 @@ def _work(a: Structure, b: Structure) -> tuple[float, float, float]:
     if a.pbc.any():
         step = _displacement(a, b)
     else:
-        x, y = a.positions - a.positions.mean(axis=0), b.positions - b.positions.mean(axis=0)
-        u, _, vt = np.linalg.svd(y.T @ x)
-        turn = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
-        step, forces = y @ turn - x, forces @ turn
+        turn, moved = _superposed(a, b)
+        step, forces = moved - (a.positions - a.positions.mean(axis=0)), forces @ turn
     work = -0.5 * float(np.sum((a.forces + forces) * step))
     return float(np.sqrt(np.mean(step**2))), work, b.energy - a.energy
+
+
+def _superposed(a: Structure, b: Structure) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The rotation that turns b onto a, to be applied from the right, and b's centred positions after it."""
+    x, y = a.positions - a.positions.mean(axis=0), b.positions - b.positions.mean(axis=0)
+    u, _, vt = np.linalg.svd(y.T @ x)
+    turn = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
+    return turn, y @ turn
 
 
 def _sorted(found: list[tuple[int, int]]) -> NDArray[np.int64]:

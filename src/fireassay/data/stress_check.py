@@ -21,6 +21,7 @@ _CUTOFF: Final = 6.0  # Å
 _FUNCTIONS: Final = 12
 _NEAREST: Final = 1.5  # Å, where the first function sits
 _ATOMS: Final = 1500  # of the sample
+_SPECIES: Final = 8  # more elements have more pairs than the sample can tell apart
 _SHAPE: Final = np.array([[0, 1], [0, 2], [1, 2]])
 
 
@@ -30,22 +31,47 @@ def stress_consistency(structures: Sequence[Structure]) -> Consistency | None:
     Of deviatoric components, over a sample of frames. None when fewer than 3 periodic frames have both labels or the
     forces are not explained to a half by pairs.
     """
-    sample = _sample([s for s in structures if s.forces is not None and s.stress is not None and s.pbc.all()])
-    if len(sample) < 3:
+    both = _implied(structures)
+    if both is None:
         return None
+    implied, given = (_shape_part(tensors) for tensors in both)
+    if not implied.any() or not given.any():
+        return None
+    slope = float(implied @ given / (implied @ implied))
+    return Consistency(slope, float(np.corrcoef(implied, given)[0, 1]), len(both[0]))
+
+
+def shear_in_other_order(structures: Sequence[Structure], order: str) -> bool:
+    """Whether the shear components fit the forces in the other order of six components, "voigt" or "vasp".
+
+    The correlation with the stress of a pair potential has to be clear in the other order and far lower in this one.
+    """
+    both = _implied(structures)
+    if both is None:
+        return False
+    implied, given = (tensors[:, _SHAPE[:, 0], _SHAPE[:, 1]] for tensors in both)  # xy xz yz
+    other = given[:, [2, 0, 1]] if order == "vasp" else given[:, [1, 2, 0]]
+    if implied.size < 12 or not implied.any() or not given.any():
+        return False
+    as_read, turned = (float(np.corrcoef(implied.ravel(), g.ravel())[0, 1]) for g in (given, other))
+    clear = abs(np.arctanh(np.clip(turned, -0.999, 0.999))) * np.sqrt(implied.size - 3) > 4
+    return bool(clear and abs(turned) > 0.6 and abs(as_read) < 0.5 * abs(turned))
+
+
+def _implied(structures: Sequence[Structure]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Stresses (K, 3, 3) of a pair potential fitted to the forces of K frames, and those that the frames have."""
+    sample = _sample([s for s in structures if s.stress is not None and s.pbc.all() and s.forced.all()])
     species = sorted({int(z) for s in sample for z in s.atomic_numbers})
+    if len(sample) < 3 or len(species) > _SPECIES:
+        return None
     designs = [_design(s, species) for s in sample]
     matrix = np.concatenate([forces for forces, _ in designs])
     wanted = np.concatenate([s.forces.ravel() for s in sample if s.forces is not None])
     weights = np.linalg.lstsq(matrix, wanted, rcond=None)[0]
     if not wanted.any() or np.sum((wanted - matrix @ weights) ** 2) > 0.5 * np.sum(wanted**2):
         return None
-    implied = _shape_part(np.stack([stress @ weights for _, stress in designs]))
-    given = _shape_part(np.stack([s.stress for s in sample if s.stress is not None]))
-    if not implied.any() or not given.any():
-        return None
-    slope = float(implied @ given / (implied @ implied))
-    return Consistency(slope, float(np.corrcoef(implied, given)[0, 1]), len(sample))
+    given = np.stack([s.stress for s in sample if s.stress is not None])
+    return np.stack([stress @ weights for _, stress in designs]), given
 
 
 def _sample(structures: list[Structure]) -> list[Structure]:

@@ -28,8 +28,9 @@ class Structure:
     """One configuration. A missing label is None, never zero.
 
     atomic_numbers (N,) int64; positions (N, 3) Å; cell (3, 3) Å, rows are lattice vectors, zero rows where there is
-    none; pbc (3,) bool; energy eV; forces (N, 3) eV/Å; stress (3, 3) eV/Å^3, positive in tension; charge e, the total
-    charge, which need not be an integer; spin, the multiplicity 2S + 1: 1 is a singlet, 2 a doublet.
+    none; pbc (3,) bool; energy eV; forces (N, 3) eV/Å, NaN in the rows of atoms that have none; stress (3, 3) eV/Å^3,
+    positive in tension; charge e, the total charge, which need not be an integer; spin, the multiplicity 2S + 1: 1 is a
+    singlet, 2 a doublet.
 
     Raises InputError when shapes disagree, a value is not finite, a periodic direction has no lattice vector, the
     charge exceeds that of the nuclei, or the multiplicity is below 1.
@@ -55,7 +56,10 @@ class Structure:
                 continue
             if np.shape(value) != shape:
                 raise InputError(f"{self.where}: {name} has shape {np.shape(value)}, needs {shape} for {n} atoms")
-            if not np.isfinite(value).all():
+            finite = np.isfinite(value)
+            if name == "forces" and not finite.all():
+                finite |= np.isnan(value).all(axis=1, keepdims=True)
+            if not finite.all():
                 raise InputError(f"{self.where}: {name} has values that are not finite; remove or repair the frame")
         if n == 0:
             raise InputError(f"{self.where}: no atoms; remove the frame")
@@ -86,6 +90,11 @@ class Structure:
         """The frame's name in messages, such as "train.xyz frame 12"."""
         source = self.provenance
         return f"{source.file or 'structure'} frame {source.frame if source.frame is not None else '?'}"
+
+    @property
+    def forced(self) -> NDArray[np.bool_]:
+        """Which atoms have a force, (N,)."""
+        return np.zeros(len(self), dtype=bool) if self.forces is None else ~np.isnan(self.forces[:, 0])
 
     @property
     def solid(self) -> bool:

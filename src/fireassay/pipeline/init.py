@@ -15,13 +15,15 @@ import torch
 from fireassay.allocator import tune_allocator
 from fireassay.config import Config, load_config, preset_names, resolved
 from fireassay.data.baseline import fit_e0, isolated_atoms
+from fireassay.data.checks import STOPS
 from fireassay.data.datasets import Dataset
+from fireassay.data.formats.loading import load
 from fireassay.data.frame import SYMBOLS
-from fireassay.data.inspect import inspect
-from fireassay.data.keys import lookalikes, resolve
-from fireassay.data.readers import load, read
+from fireassay.data.inspect import quality
+from fireassay.data.keys import Keys, is_gradient, lookalikes, resolve
+from fireassay.data.readers import read_checked
 from fireassay.data.structure import Structure
-from fireassay.data.unit_check import foreign_unit
+from fireassay.data.unit_check import force_sign, foreign_unit
 from fireassay.errors import InputError, nearest
 from fireassay.model_settings import MODEL_SETTINGS
 from fireassay.overrides import dump_yaml
@@ -46,8 +48,10 @@ class Files:
     validation: str | None = None
     isolated_atoms: str | None = None
     start: str | None = None
-    keys: Mapping[str, str] | None = None
+    keys: Keys | None = None
     units: Mapping[str, str] | None = None
+    elements: Sequence[str] | None = None
+    accept: Sequence[str] = ()
 
 
 def write_config(
@@ -61,7 +65,7 @@ def write_config(
     name = _recipe(model, recipe)
     keys, key_notes = _keys(files)
     units, unit_notes = _units(files, keys)
-    frames = read(files.train, keys=keys, units=units)
+    frames, findings = read_checked(files.train, keys, units, elements=files.elements, accept=files.accept)
     choices = _Choices(frames, files)
     base = load_config(name)
     content = {
@@ -75,7 +79,8 @@ def write_config(
     }  # fmt: skip
     config = validated(Config, content, "the configuration")
     seconds = _seconds_per_epoch(config) if timed else None
-    notes = [*key_notes, *unit_notes, *choices.notes, *inspect(files.train, keys, units).findings]
+    found = [finding.line for finding in (*findings, *quality(frames))]
+    notes = [*key_notes, *unit_notes, *choices.notes, *found]
     return _text(content, choices, name, seconds, notes), [*notes, *_time(seconds, content)]
 
 
@@ -98,31 +103,35 @@ def _name(train: str, model: str) -> str:
     return f"{safe}-{model}"
 
 
-def _keys(files: Files) -> tuple[dict[str, str | None] | None, list[str]]:
+def _keys(files: Files) -> tuple[dict[str, str | Sequence[str] | None] | None, list[str]]:
     """The label keys to read, found by name and shape where they are not the standard ones."""
-    frames, file_format = load(files.train)
-    given: dict[str, str | None] = dict(files.keys or {})
-    mapped = resolve(frames, file_format, given or None, files.train)
+    given: dict[str, str | Sequence[str] | None] = dict(files.keys or {})
     notes = []
-    for label, names in lookalikes(frames, mapped).items():
-        if label in given or mapped[label] or (label == "virial" and mapped["stress"]):
-            continue
-        if label in ("energy", "forces") and len(names) > 1:
-            options = " or ".join(f"--key {label}={name}" for name in names)
-            raise InputError(f"{files.train}: {label} could be any of {', '.join(names)}; say which: {options}")
-        given[label] = names[0]
-        notes.append(f"{label} is read from {names[0]}")
+    for content in load(files.train, files.elements):
+        mapped = resolve(content, given or None)
+        for label, names in lookalikes(content.frames, mapped).items():
+            if label in given or mapped[label] or (label == "virial" and mapped["stress"]):
+                continue
+            if label in ("energy", "forces") and len(names) > 1:
+                options = " or ".join(f"--key {label}={name}" for name in names)
+                raise InputError(f"{files.train}: {label} could be any of {', '.join(names)}; say which: {options}")
+            given[label] = names[0]
+            notes.append(f"{label} is read from {names[0]}")
     return given or None, notes
 
 
-def _units(files: Files, keys: Mapping[str, str | None] | None) -> tuple[dict[str, str] | None, list[str]]:
+def _units(files: Files, keys: Keys | None) -> tuple[dict[str, str] | None, list[str]]:
     """The units that the user gives, or those that the data look like."""
     if files.units:
         return dict(files.units), []
-    evidence = foreign_unit(read(files.train, keys=keys, units={"energy": "eV"}))
-    if evidence is None:
-        return None, []
-    return dict(evidence.mapping), [f"units: {evidence.sentence}; check them"]
+    frames = read_checked(files.train, keys, elements=files.elements, accept=list(STOPS)).structures
+    evidence = foreign_unit(frames)
+    if evidence is not None:
+        return dict(evidence.mapping), [f"units: {evidence.sentence}; check them"]
+    forces = (keys or {}).get("forces")
+    if isinstance(forces, str) and is_gradient(forces) and force_sign(frames) != 1:
+        return {"forces": "-eV/Å"}, [f"{forces} is named like a gradient: its sign is turned; check it"]
+    return None, []
 
 
 class _Choices:
@@ -210,7 +219,8 @@ def _data(
     files: Files, keys: Mapping[str, Any] | None, units: Mapping[str, str] | None, choices: _Choices
 ) -> dict[str, Any]:
     data: dict[str, Any] = {"train": files.train, "validation": choices.validation, "test": dict(files.test)}
-    optional = {"start": files.start, "isolated_atoms": files.isolated_atoms, "keys": keys, "units": units}
+    optional = {"start": files.start, "isolated_atoms": files.isolated_atoms, "keys": keys, "units": units,
+                "elements": files.elements, "accept": list(files.accept)}  # fmt: skip
     return data | {name: value for name, value in optional.items() if value}
 
 
@@ -242,7 +252,7 @@ def _training(base: Config, frames: Sequence[Structure], choices: _Choices) -> d
 def _stress_weight(frames: Sequence[Structure], forces_weight: float) -> float:
     """So that a stress error of the stresses' own size counts a tenth of such an error of the forces; one digit."""
     stress = [s.stress for s in frames if s.stress is not None and s.solid]
-    forces = [s.forces for s in frames if s.forces is not None]
+    forces = [s.forces[s.forced] for s in frames if s.forces is not None]
     size = float(np.sqrt(np.mean(np.square(stress))))
     if not forces or not size > 0:
         return 1.0

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from fireassay.config import Data
 from fireassay.data.baseline import isolated_atoms, read_e0
 from fireassay.data.fingerprint import fingerprint
-from fireassay.data.readers import read
+from fireassay.data.inspect import quality
+from fireassay.data.readers import Reading, Source, display, read_checked
 from fireassay.data.split import split_blocks, split_group, split_random, split_temperature
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
+
+_SAID_ELSEWHERE: Final = frozenset({"charge"})  # by training, which knows what the potential uses
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Material:
     start: Structure
     reference: list[Structure]
     isolated: dict[int, float]  # E0 in eV by atomic number, as far as the files tell
+    notes: tuple[str, ...] = ()  # what the checks of the training frames found that does not forbid to use them
 
     @property
     def fingerprint(self) -> str:
@@ -47,10 +51,14 @@ class Material:
 def read_material(data: Data, seed: int) -> Material:
     """Reads and splits the files of a configuration's data section. Raises InputError when one cannot be used."""
 
-    def frames(source: str, labels: bool = True) -> list[Structure]:
-        return read(source, keys=data.keys, units=data.units, labels=labels)
+    def frames(source: Source, labels: bool = True) -> list[Structure]:
+        return reading(source, labels).structures
 
-    everything = frames(data.train)
+    def reading(source: Source, labels: bool = True) -> Reading:
+        return read_checked(source, data.keys, data.units, labels=labels, elements=data.elements, accept=data.accept)
+
+    everything, findings = reading(data.train)
+    notes = [finding.line for finding in (*findings, *quality(everything)) if finding.kind not in _SAID_ELSEWHERE]
     rng = np.random.default_rng(seed)
     if data.validation.file is not None:
         train, validation = everything, frames(data.validation.file)
@@ -61,7 +69,7 @@ def read_material(data: Data, seed: int) -> Material:
         train = [train[k] for k in sorted(rng.permutation(len(train))[: data.limit])]
     if not train:
         raise InputError(
-            f"{data.train}: the split leaves no training frames of {len(everything)}; lower data.validation"
+            f"{display(data.train)}: the split leaves no training frames of {len(everything)}; lower data.validation"
         )
     test = {name: frames(source) for name, source in data.test.items()}
     first = next(iter(test.values()), train)[0]
@@ -71,7 +79,7 @@ def read_material(data: Data, seed: int) -> Material:
     else:
         isolated = isolated_atoms(everything)
     reference = frames(data.reference, labels=False) if data.reference else []
-    return Material(train, validation, test, start, reference, isolated)
+    return Material(train, validation, test, start, reference, isolated, tuple(notes))
 
 
 def _split(everything: Sequence[Structure], data: Data, rng: np.random.Generator) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ from fireassay.data.baseline import FittedE0, average_neighbours, fit_e0, given_
 from fireassay.data.datasets import Dataset
 from fireassay.data.electronic_state import ambiguity
 from fireassay.data.fingerprint import fingerprint
+from fireassay.data.readers import display
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError, Interrupted
 from fireassay.pipeline import folder as folders
@@ -93,7 +94,7 @@ def _checked_record(folder: Path, material: Material, config: Config) -> RunReco
     if not (folder / "run.json").exists():
         return None
     record = RunRecord.load(folder)
-    folders.check_frames(record, material.fingerprint, config.data.train, len(material.train), folder)
+    folders.check_frames(record, material.fingerprint, display(config.data.train), len(material.train), folder)
     return record
 
 
@@ -138,7 +139,7 @@ def _train(
     for note in result.notes:
         tell(note)
     path = folder / folders.POTENTIAL
-    save_potential(built.potential, path, {"name": config.name, "run": config.data.train})
+    save_potential(built.potential, path, {"name": config.name, "run": display(config.data.train)})
     record.changed(status="finished", weights=folders.weights_of(folder), training=_summary(result)).save(folder)
     return path
 
@@ -153,7 +154,7 @@ def _record(config: Config, material: Material, built: Built, device: torch.devi
         architecture=config.model.type,
         data=DataRecord(
             fingerprint=material.fingerprint,
-            train=config.data.train,
+            train=display(config.data.train),
             frames=len(built.train),
             train_frames=fingerprint(material.train),
             validation_frames=len(built.validation) if built.validation is not None else 0,
@@ -212,7 +213,8 @@ def build(config: Config, material: Material, progress: Progress) -> Built:
         shift=symbols["shift"],
         average_neighbours=neighbours,
     )
-    notes = [note for note in (doubt.warning, _missed_atoms(material, potential.arguments["e0"])) if note is not None]
+    missed = _missed_atoms(material, potential.arguments["e0"])
+    notes = [*material.notes, *(note for note in (doubt.warning, missed) if note is not None)]
     return Built(train, validation, potential.to(dtype_of(config)), record, tuple(notes))
 
 
@@ -268,7 +270,9 @@ def _e0(
     if choice == "zero":
         return dict.fromkeys(species, 0.0), {"source": "zero"}
     if choice == "isolated":
-        return given_e0(material.isolated, species), {"source": config.data.isolated_atoms or config.data.train}
+        return given_e0(material.isolated, species), {
+            "source": display(config.data.isolated_atoms or config.data.train)
+        }
     fitted = fit_e0(material.train)
     offset = _offset(material.train, network, species)
     e0 = {z: energy - offset.get(z, 0.0) for z, energy in fitted.e0.items()}

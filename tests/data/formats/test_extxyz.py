@@ -7,7 +7,7 @@ import ase.io
 import numpy as np
 import pytest
 
-from fireassay.data.extxyz import parse_comment, read_extxyz
+from fireassay.data.formats.extxyz import parse_comment, read_extxyz
 from fireassay.errors import InputError
 from samples import shared
 
@@ -49,7 +49,10 @@ def test_scalars(comment: str, expected: dict[str, Any]) -> None:
         ("v=[1, 2, 3]", [1, 2, 3]),
         ("v=[[1, 2], [3, 4]]", [[1, 2], [3, 4]]),
         ("v={1 2 3}", [1, 2, 3]),
-        ('pbc="T F T"', [True, False, True]),
+        ('v="T F T"', [True, False, True]),
+        ("v=[T, F]", [True, False]),
+        ("v=[[T, F], [F, T]]", [[True, False], [False, True]]),
+        ("v='1 2'", [1, 2]),
         ('v="_JSON [[1.5, 2.5]]"', [[1.5, 2.5]]),
         ('v="1, 2, 3"', [1, 2, 3]),
     ],
@@ -75,22 +78,22 @@ def test_nothing_is_evaluated(tmp_path: Path) -> None:
 def test_species_in_other_spellings(tmp_path: Path) -> None:
     path = tmp_path / "a.xyz"
     path.write_text("3\n\nH 0 0 0\n8 1 0 0\nCL 2 0 0\n")
-    assert read_extxyz(path)[0].atomic_numbers.tolist() == [1, 8, 17]
+    assert read_extxyz(path).frames[0].atomic_numbers.tolist() == [1, 8, 17]
     path.write_text("2\nProperties=pos:R:3:Z:I:1\n0 0 0 6\n1 0 0 7\n")
-    assert read_extxyz(path)[0].atomic_numbers.tolist() == [6, 7]
+    assert read_extxyz(path).frames[0].atomic_numbers.tolist() == [6, 7]
 
 
 def test_lines_of_frames_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.xyz"
     path.write_text("\n1\na=1\nH 0 0 0\n\n\n1\na=2\nH 0 0 0\n\n")
-    frames = read_extxyz(path)
+    frames = read_extxyz(path).frames
     assert [(f.number, f.line, f.values["a"]) for f in frames] == [(0, 2, 1), (1, 7, 2)]
 
 
 def test_windows_line_ends_and_tabs(tmp_path: Path) -> None:
     path = tmp_path / "a.xyz"
     path.write_bytes(b"1\r\nProperties=species:S:1:pos:R:3 energy=2.5\r\nH\t0\t0\t0\r\n")
-    (frame,) = read_extxyz(path)
+    (frame,) = read_extxyz(path).frames
     assert frame.values == {"energy": 2.5}
 
 
@@ -98,7 +101,7 @@ def test_default_periodicity_follows_the_lattice(tmp_path: Path) -> None:
     path = tmp_path / "a.xyz"
     lattice = 'Lattice="5 0 0 1 6 0 0 0 7"'
     path.write_text(f'1\n{lattice}\nH 0 0 0\n1\n{lattice} pbc="T F T"\nH 0 0 0\n1\n\nH 0 0 0\n')
-    frames = read_extxyz(path)
+    frames = read_extxyz(path).frames
     assert [f.pbc.tolist() for f in frames] == [[True] * 3, [True, False, True], [False] * 3]
     assert frames[0].cell.tolist() == [[5, 0, 0], [1, 6, 0], [0, 0, 7]]
 
@@ -116,7 +119,9 @@ def test_default_periodicity_follows_the_lattice(tmp_path: Path) -> None:
     ],
 )
 def test_real_files_read_as_ase_reads_them(name: str) -> None:
-    for frame, atoms in zip(read_extxyz(shared(name)), ase.io.read(shared(name), ":", format="extxyz"), strict=True):
+    for frame, atoms in zip(
+        read_extxyz(shared(name)).frames, ase.io.read(shared(name), ":", format="extxyz"), strict=True
+    ):
         assert np.array_equal(frame.atomic_numbers, atoms.numbers)
         assert np.array_equal(frame.positions, atoms.positions)
         assert np.array_equal(frame.cell, atoms.cell[:])

@@ -30,7 +30,7 @@ def test_deepmd_folders(tmp_path: Path) -> None:
 def test_bad_deepmd(tmp_path: Path) -> None:
     deepmd(tmp_path / "a")
     np.save(tmp_path / "a/set.001/force.npy", np.zeros((3, 6)))
-    with pytest.raises(InputError, match=r"force.npy: shape \(3, 6\), needs \(3, 9\)"):
+    with pytest.raises(InputError, match=r"force.npy: shape \(3, 6\), needs \(3, 9\) numbers"):
         read(tmp_path / "a")
     np.save(tmp_path / "a/set.001/force.npy", np.array([Bomb(tmp_path / "crater")], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="pickle"):

@@ -1,0 +1,544 @@
+"""Extended XYZ, plain or compressed, read strictly: what the file says is kept, what it does not say is not guessed.
+
+The format: https://github.com/libAtoms/extxyz. Nothing in a file is evaluated; `_JSON` values are parsed as JSON. The
+rows of many frames are converted in one go where all columns after the element are numbers; anything else, and
+anything that fails, is read frame by frame, which also says what is wrong where.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fireassay.data.formats.compressed import open_text
+from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame
+from fireassay.errors import InputError
+
+_KEY = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^\s="]+))\s*(=?)\s*')
+_BARE = re.compile(r"[^\s]+")
+_QUOTED = {'"': re.compile(r'"((?:[^"\\]|\\.)*)"'), "'": re.compile(r"'([^']*)'(?=\s|$)")}
+_ROWS = re.compile(r"\[([^\[\]]*)\]")
+_BOOLEANS: dict[str, bool] = dict.fromkeys(("T", "True", "true", "TRUE"), True) | dict.fromkeys(
+    ("F", "False", "false", "FALSE"), False
+)
+_FLAGS = {**_BOOLEANS, "t": True, "f": False, "1": True, "0": False}
+_PLAIN = [("species", "S", 1), ("pos", "R", 3)]
+_SPECIES = ("species", "symbols", "element", "elements")
+_NUMBERS = ("z", "numbers", "atomic_numbers")
+_POSITIONS = ("pos", "positions")
+_CELL_NAMES = re.compile(r"(unit_?)?cell|lattice(_?(vectors?|matrix))?|box|simulation_?cell|supercell", re.IGNORECASE)
+_CHUNK: Final = 1 << 20  # characters of rows that are converted together
+
+Column = tuple[str, str, int]
+
+
+class _Block(NamedTuple):
+    """The lines of one frame, and where they stand in the file."""
+
+    number: int
+    line: int
+    comment: str
+    rows: list[str]
+
+
+def read_extxyz(path: Path) -> Content:
+    """All frames of an extended or plain XYZ file, compressed by gzip, xz, bzip2 or not at all.
+
+    A frame with a Lattice and no pbc is periodic, one without Lattice is not. Lattice, pbc and Properties may be
+    written in any case. Columns that the Properties do not name appear under "columns_5_to_7" and the like.
+
+    Raises InputError with file, frame and line for anything that is cut short or malformed, for a key or column that
+    is given twice, and for a cell under another name than Lattice.
+    """
+    frames: list[Frame] = []
+    with open_text(path) as text:
+        for blocks in _chunks(text, str(path)):
+            frames.extend(_frames(blocks, str(path)))
+    if not frames:
+        raise InputError(f"{path}: the file is empty, needs at least one frame in extended XYZ")
+    return Content(str(path), "extended XYZ", frames)
+
+
+def _chunks(text: TextIO | io.StringIO, file: str) -> Iterator[list[_Block]]:
+    """The frames of a file in groups of about `_CHUNK` characters; what is read before an error comes first."""
+    blocks: list[_Block] = []
+    size = 0
+    try:
+        for block in _blocks(text, file):
+            blocks.append(block)
+            size += len(block.rows) * len(block.rows[0])
+            if size > _CHUNK:
+                yield blocks
+                blocks, size = [], 0
+    except InputError:
+        yield blocks
+        raise
+    yield blocks
+
+
+def _blocks(text: TextIO | io.StringIO, file: str) -> Iterator[_Block]:
+    line = number = 0
+    lines = iter(text)
+    for head in lines:
+        line += 1
+        if not head.strip():
+            continue
+        where = f"{file} frame {number} (line {line})"
+        if not (head.isascii() and head.strip().isdigit()):
+            raise InputError(f"{where}: found {_excerpt(head)}, needs the number of atoms of an XYZ frame")
+        n = _count(head, where)
+        comment = next(lines, None)
+        if comment is None:
+            raise InputError(f"{where}: the file ends after the number of atoms; it is cut short, get it again")
+        block = list(islice(lines, n))
+        if len(block) < n:
+            raise InputError(
+                f"{where}: announces {n} atoms but the file ends after {len(block)}; it is cut short, "
+                "get it again or remove the frame"
+            )
+        if not block:
+            raise InputError(f"{where}: has no atoms; remove the frame")
+        yield _Block(number, line, comment, block)
+        line += 1 + n
+        number += 1
+
+
+def _count(head: str, where: str) -> int:
+    text = head.strip()
+    if len(text) > 12:
+        raise InputError(f"{where}: announces {_excerpt(text)} atoms, more than any file holds; it is damaged")
+    return int(text)
+
+
+def _frames(blocks: list[_Block], file: str) -> list[Frame]:
+    heads = [_Head.of(block, file) for block in blocks]
+    frames: list[Frame | None] = [None] * len(blocks)
+    groups: dict[tuple[Column, ...], list[int]] = {}
+    for k, head in enumerate(heads):
+        if head.columns is not None and _numbers_only(head.columns):
+            groups.setdefault(head.columns, []).append(k)
+    for columns, members in groups.items():
+        converted = _converted_together([blocks[k].rows for k in members], columns)
+        for k, arrays in zip(members, converted or (), strict=False):
+            frames[k] = _frame(heads[k], arrays)
+    return [_alone(heads[k], blocks[k]) if frame is None else frame for k, frame in enumerate(frames)]
+
+
+def _numbers_only(columns: tuple[Column, ...]) -> bool:
+    (name, kind, count), *others = columns
+    names = [name.casefold() for name, _, _ in columns]
+    return (
+        name.casefold() in _SPECIES
+        and (kind, count) == ("S", 1)
+        and bool(others)
+        and all(kind in "RI" and count for _, kind, count in others)
+        and len(set(names)) == len(names)
+    )
+
+
+def _converted_together(rows: list[list[str]], columns: tuple[Column, ...]) -> list[dict[str, NDArray]] | None:
+    """The arrays of several frames of equal columns; None when anything in them is not as it should be."""
+    width = sum(count for _, _, count in columns)
+    tokens = "".join([row if row.endswith("\n") else row + "\n" for block in rows for row in block]).split()
+    n = sum(map(len, rows))
+    if len(tokens) != n * width:
+        return None
+    names = tokens[::width]
+    if not set(names) <= ATOMIC_NUMBERS.keys():
+        return None
+    del tokens[::width]
+    table = _parsed(" ".join(tokens), n * (width - 1))
+    if table is None:
+        return None
+    table = table.reshape(n, width - 1)
+    arrays: dict[str, NDArray] = {}
+    first = 0
+    for name, kind, count in columns[1:]:
+        array = np.ascontiguousarray(table[:, first : first + count])
+        first += count
+        if kind == "I":
+            whole = np.rint(array)
+            if not (np.array_equal(whole, array) and np.abs(whole).max(initial=0) < 2**53):
+                return None
+            array = whole.astype(np.int64)
+        arrays[name] = array[:, 0] if count == 1 else array
+    species: dict[tuple[str, ...], NDArray] = {}
+    found = []
+    end = 0
+    for block in rows:
+        start, end = end, end + len(block)
+        of_frame = tuple(names[start:end])
+        if of_frame not in species:
+            species[of_frame] = np.array([ATOMIC_NUMBERS[name] for name in of_frame], dtype=np.int64)
+        found.append({columns[0][0]: species[of_frame], **{name: a[start:end] for name, a in arrays.items()}})
+    return found
+
+
+def _parsed(text: str, count: int) -> NDArray[np.float64] | None:
+    """The numbers of a text; None when it is anything but `count` numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        try:
+            numbers = np.fromstring(text, dtype=np.float64, sep=" ")
+        except (DeprecationWarning, ValueError):
+            return None
+    return numbers if len(numbers) == count else None
+
+
+class _Head(NamedTuple):
+    """What the comment line of a frame says, its cell and columns taken out of the values."""
+
+    file: str
+    number: int
+    line: int
+    values: dict[str, Any]
+    columns: tuple[Column, ...] | None
+    cell: NDArray[np.float64]
+    pbc: NDArray[np.bool_]
+
+    @property
+    def where(self) -> str:
+        return f"{self.file} frame {self.number} (line {self.line})"
+
+    @classmethod
+    def of(cls, block: _Block, file: str) -> _Head:
+        where = f"{file} frame {block.number} (line {block.line})"
+        values = parse_comment(block.comment, f"{file} frame {block.number} (line {block.line + 1})")
+        special = {name: _taken(values, name, where) for name in ("properties", "lattice", "pbc")}
+        if special["lattice"] is None:
+            _refuse_other_cell(values, where)
+        return cls(
+            file,
+            block.number,
+            block.line,
+            values,
+            _columns(special["properties"], where),
+            _cell(special["lattice"], where),
+            _pbc(special["pbc"], special["lattice"] is not None, where),
+        )
+
+
+def _taken(values: dict[str, Any], name: str, where: str) -> Any:
+    """The value of a key that the format knows, in whatever case it is written, taken out of the others."""
+    present = [key for key in values if key.casefold() == name]
+    if len(present) > 1:
+        raise InputError(f"{where}: has {' and '.join(present)}, needs one of them; remove the other")
+    return values.pop(present[0]) if present else None
+
+
+def _refuse_other_cell(values: Mapping[str, Any], where: str) -> None:
+    for key, value in values.items():
+        if _CELL_NAMES.fullmatch(key) and isinstance(value, np.ndarray) and value.dtype.kind in "fi":
+            raise InputError(
+                f'{where}: has no Lattice but {key!r} with {value.size} numbers; write it as Lattice="ax ay az bx by '
+                f"bz cx cy cz\", such as with sed 's/{key}=/Lattice=/'"
+            )
+
+
+def _alone(head: _Head, block: _Block) -> Frame:
+    rows = [row.split() for row in block.rows]
+    columns = head.columns
+    width = sum(count for _, _, count in columns) if columns is not None else len(rows[0])
+    if set(map(len, rows)) != {width}:
+        k = next(k for k, row in enumerate(rows) if len(row) != width)
+        raise InputError(
+            f"{head.file} frame {head.number} (line {head.line + 2 + k}): atom {k} has {len(rows[k])} columns, needs "
+            f"{width}; the frame is cut short or its number of atoms is wrong"
+        )
+    table = list(zip(*rows, strict=True))
+    return _frame(head, _arrays(table, columns or _unnamed(width, head.where), head.file, head.number, head.line))
+
+
+def _frame(head: _Head, arrays: dict[str, NDArray]) -> Frame:
+    where = head.where
+    numbers, positions = _species(arrays, where), _positions(arrays, where)
+    twice = sorted(head.values.keys() & arrays.keys())
+    if twice:
+        raise InputError(f"{where}: {twice[0]!r} is a column and a key of the comment line; rename one of them")
+    return Frame(
+        file=head.file,
+        number=head.number,
+        atomic_numbers=numbers,
+        positions=positions,
+        cell=head.cell,
+        pbc=head.pbc,
+        values=head.values | arrays,
+        line=head.line,
+    )
+
+
+def _columns(properties: Any, where: str) -> tuple[Column, ...] | None:
+    if properties is None:
+        return None
+    parts = str(properties).strip().split(":")
+    triples = list(zip(parts[::3], parts[1::3], parts[2::3], strict=False))
+    if len(parts) % 3 or not all(
+        name and kind in ("S", "R", "I", "L") and count.isascii() and count.isdigit() and 0 < int(count[:4]) < 1000
+        for name, kind, count in triples
+    ):
+        raise InputError(f"{where}: Properties={properties!r} is not a list of name:type:columns, type one of S R I L")
+    names = [name for name, _, _ in triples]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{where}: Properties names the column {twice[0]!r} twice; rename one of them")
+    return tuple((name, kind, int(count)) for name, kind, count in triples)
+
+
+def _unnamed(width: int, where: str) -> list[Column]:
+    if width < 4:
+        raise InputError(f"{where}: {width} columns, an XYZ frame needs at least element x y z")
+    if width == 4:
+        return _PLAIN
+    return [*_PLAIN, (f"columns_5_to_{width}" if width > 5 else "column_5", "?", width - 4)]
+
+
+def _arrays(
+    table: list[tuple[str, ...]], columns: tuple[Column, ...] | list[Column], file: str, number: int, line: int
+) -> dict[str, NDArray]:
+    arrays: dict[str, NDArray] = {}
+    first = 0
+    for name, kind, count in columns:
+        chosen = table[first : first + count]
+        first += count
+        try:
+            array = _converted(chosen, kind)
+        except (ValueError, KeyError, OverflowError) as error:
+            k, token = _culprit(chosen, kind)
+            raise InputError(
+                f"{file} frame {number} (line {line + 2 + k}): {token!r} in column {name!r} is not "
+                f"{ {'R': 'a number', 'I': 'an integer', 'L': 'T or F'}.get(kind, 'readable') }"
+            ) from error
+        arrays[name] = array[:, 0] if count == 1 else array
+    return arrays
+
+
+def _converted(columns: list[tuple[str, ...]], kind: str) -> NDArray:
+    if kind == "?":
+        try:
+            return _converted(columns, "R")
+        except ValueError:
+            return _converted(columns, "S")
+    if kind == "R":
+        return np.array([list(map(_real, column)) for column in columns], dtype=np.float64).T.copy()
+    if kind == "I":
+        return np.array([list(map(_whole, column)) for column in columns], dtype=np.int64).T.copy()
+    if kind == "L":
+        return np.array([[_BOOLEANS[token] for token in column] for column in columns], dtype=bool).T.copy()
+    return np.array(columns, dtype=str).T.copy()
+
+
+def _real(token: str) -> float:
+    """A number, also with Fortran's exponent 1.0D-3; Python's own 1_000 is none."""
+    if "_" in token:
+        raise ValueError(token)
+    try:
+        return float(token)
+    except ValueError:
+        if token[:1] in "+-.0123456789":
+            return float(token.replace("D", "E").replace("d", "e"))
+        raise
+
+
+def _whole(token: str) -> int:
+    if "_" in token or len(token) > 20:
+        raise ValueError(token)
+    return int(token)
+
+
+def _culprit(columns: list[tuple[str, ...]], kind: str) -> tuple[int, str]:
+    for k in range(len(columns[0])):
+        for column in columns:
+            try:
+                _converted([(column[k],)], kind)
+            except (ValueError, KeyError, OverflowError):
+                return k, column[k]
+    return 0, columns[0][0]
+
+
+def _column(arrays: dict[str, NDArray], names: tuple[str, ...], where: str) -> NDArray | None:
+    """The column of one of these names in any case, taken out of the others."""
+    present = [name for name in arrays if name.casefold() in names]
+    if len(present) > 1:
+        raise InputError(f"{where}: Properties names {' and '.join(present)}, needs one of them; rename the other")
+    return arrays.pop(present[0]) if present else None
+
+
+def _species(arrays: dict[str, NDArray], where: str) -> NDArray[np.int64]:
+    names = _column(arrays, _SPECIES, where)
+    if names is None:
+        names = _column(arrays, _NUMBERS, where)
+        if names is None:
+            raise InputError(f"{where}: Properties names no species column; found {sorted(arrays)}")
+    if names.ndim != 1 or names.dtype.kind not in "iufU":
+        raise InputError(f"{where}: species is {names.dtype.name} of shape {names.shape}, needs one symbol an atom")
+    if names.dtype.kind == "f" and not np.array_equal(names, np.rint(names)):
+        raise InputError(f"{where}: atomic numbers are not whole, such as {names[names != np.rint(names)][0]:g}")
+    if names.dtype.kind != "U":
+        return names.astype(np.int64)
+    try:
+        return np.array([ATOMIC_NUMBERS[name] for name in names.tolist()], dtype=np.int64)
+    except KeyError:
+        return _species_written_otherwise(names, where)
+
+
+def _species_written_otherwise(names: NDArray, where: str) -> NDArray[np.int64]:
+    """Atomic numbers in the species column, or symbols in another case."""
+    numbers = []
+    for name in names.tolist():
+        number = int(name) if name.isascii() and name.isdigit() else ATOMIC_NUMBERS.get(name.capitalize())
+        if number is None or number > len(ATOMIC_NUMBERS):
+            raise InputError(f"{where}: {name!r} is no chemical element")
+        numbers.append(number)
+    return np.array(numbers, dtype=np.int64)
+
+
+def _positions(arrays: dict[str, NDArray], where: str) -> NDArray[np.float64]:
+    positions = _column(arrays, _POSITIONS, where)
+    if positions is None:
+        raise InputError(f"{where}: Properties names no pos column; found {sorted(arrays)}")
+    if positions.ndim != 2 or positions.shape[1] != 3 or positions.dtype.kind not in "fi":
+        raise InputError(f"{where}: pos has shape {positions.shape}, needs three columns of numbers")
+    return positions.astype(np.float64, copy=False)
+
+
+def _cell(lattice: Any, where: str) -> NDArray[np.float64]:
+    if lattice is None:
+        return np.zeros((3, 3))
+    cell = np.asarray(lattice)
+    if cell.dtype.kind not in "fi" or cell.shape not in {(3,), (9,), (3, 3)}:
+        raise InputError(f"{where}: Lattice={lattice!r} is not nine numbers, three lattice vectors one after another")
+    return np.diag(cell.astype(np.float64)) if cell.size == 3 else cell.astype(np.float64).reshape(3, 3)
+
+
+def _pbc(pbc: str | None, has_lattice: bool, where: str) -> NDArray[np.bool_]:
+    """Three flags of a text such as "T T F", "1 1 0", "TTF", [true, true, false]; one flag stands for all."""
+    if pbc is None:
+        return np.full(3, has_lattice)
+    tokens = str(pbc).strip("[](){}").replace(",", " ").split()
+    tokens = [token.strip("\"'") for token in tokens]
+    if len(tokens) == 1 and tokens[0] not in _FLAGS and len(tokens[0]) == 3:
+        tokens = list(tokens[0])
+    if len(tokens) not in (1, 3) or not set(tokens) <= _FLAGS.keys():
+        raise InputError(f'{where}: pbc={pbc!r} is not three of T and F, such as pbc="T T F"')
+    return np.broadcast_to(np.array([_FLAGS[token] for token in tokens]), (3,)).copy()
+
+
+def parse_comment(comment: str, where: str) -> dict[str, Any]:
+    """The key=value pairs of a frame's second line, as numbers, booleans, strings, arrays or JSON values.
+
+    A line without any "=" is free text, kept under "comment". Properties and pbc stay text.
+
+    Raises InputError for a value that is not closed and a key that is given twice.
+    """
+    values: dict[str, Any] = {}
+    comment = comment.strip()
+    if "=" not in comment:
+        return {"comment": _typed(comment, quoted=True)} if comment else values
+    at = 0
+    while at < len(comment):
+        match = _KEY.match(comment, at)
+        if match is None:
+            raise InputError(f"{where}: cannot read the comment line at {_excerpt(comment[at:])}, needs key=value")
+        at = match.end()
+        key = match[1] if match[1] is not None else match[2]
+        if match[3]:
+            text, quoted, at = _value(comment, at, where)
+            value = text if key.casefold() in ("properties", "pbc") else _typed(text, quoted)
+        else:
+            value = True
+        if key in values and not (value is True and values[key] is True):
+            raise InputError(f"{where}: the comment line gives {key!r} twice; remove one of them")
+        values[key] = value
+    return values
+
+
+def _value(comment: str, at: int, where: str) -> tuple[str, bool, int]:
+    opening = comment[at : at + 1]
+    if opening and opening in _QUOTED:
+        match = _QUOTED[opening].match(comment, at)
+        if match is None and opening == '"':
+            raise InputError(f"{where}: the quotation mark at {_excerpt(comment[at:])} is not closed")
+        if match is not None:
+            return re.sub(r"\\(.)", r"\1", match[1]), True, match.end()
+    if opening and opening in "[{":
+        closing = {"[": "]", "{": "}"}[opening]
+        depth = 0
+        for end in range(at, len(comment)):
+            depth += (comment[end] == opening) - (comment[end] == closing)
+            if depth == 0:
+                return comment[at : end + 1], False, end + 1
+        raise InputError(f"{where}: the bracket at {_excerpt(comment[at:])} is not closed")
+    match = _BARE.match(comment, at)
+    return (match[0], False, match.end()) if match else ("", False, at)
+
+
+def _typed(text: str, quoted: bool) -> Any:
+    if text.startswith("_JSON"):
+        return _json(text[5:].strip(), text)
+    if text[:1] in "[{" and text:
+        parsed = _json(text, None)
+        return _listed(text) if parsed is None else parsed
+    return _words(text, text.replace(",", " ").split() if quoted or "," not in text else [text])
+
+
+def _listed(text: str) -> Any:
+    """A bracketed list that is no JSON: words, numbers or booleans, in one row or in rows of equal length."""
+    rows = _ROWS.findall(text)
+    if text.startswith("[[") and rows:
+        arrays = [_words(row, row.replace(",", " ").split()) for row in rows]
+        same = {(type(array), np.shape(array)) for array in arrays}
+        return np.array(arrays) if len(same) == 1 and isinstance(arrays[0], np.ndarray) else text
+    inner = text.strip("[]{}")
+    return _words(inner, inner.replace(",", " ").split())
+
+
+def _words(text: str, tokens: list[str]) -> Any:
+    if not tokens:
+        return text
+    converted = [_scalar(token) for token in tokens]
+    kinds = {type(value) for value in converted}
+    if str in kinds or (bool in kinds and len(kinds) > 1):
+        return text
+    return converted[0] if len(converted) == 1 else _array(converted, text)
+
+
+def _array(values: list[Any], otherwise: Any) -> Any:
+    """A regular array of numbers or booleans, else what stands for it."""
+    try:
+        array = np.array(values)
+    except (ValueError, OverflowError):
+        return otherwise
+    return array if array.dtype.kind in "fiub" else otherwise
+
+
+def _json(text: str, otherwise: Any) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return otherwise
+    return _array(value, value) if isinstance(value, list) else value
+
+
+def _scalar(token: str) -> bool | int | float | str:
+    if token in _BOOLEANS:
+        return _BOOLEANS[token]
+    for convert in (_whole, _real):
+        try:
+            return convert(token)
+        except ValueError:
+            pass
+    return token
+
+
+def _excerpt(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= 40 else text[:40] + "...")
