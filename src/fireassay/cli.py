@@ -111,6 +111,17 @@ def _reading(arguments: list[str], key: list[str] | None, unit: list[str] | None
     return names, reading_options(overrides, _pairs(key, "label key"), _pairs(unit, "unit"))
 
 
+def _shares(text: str | None) -> dict[str, float] | None:
+    """Parts and shares of a text such as train=0.8,test=0.2."""
+    if text is None:
+        return None
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): float(share) for name, share in pairs}
+    except ValueError:
+        raise InputError(f"--split {text} is no list of parts with shares, as train=0.8,test=0.2") from None
+
+
 def _tell(text: str) -> None:
     typer.echo(f"fireassay: {text}", err=True)
 
@@ -373,6 +384,36 @@ def inspect_file(
         names, options = _reading(files, key, unit)
         inspection = inspect(names, options.keys, options.units, options.elements)
         typer.echo(inspection.to_json() if json else inspection.to_text())
+
+
+@data_app.command("convert")
+def convert_data(
+    source: Annotated[str, typer.Argument(help="A data file, a folder, a pattern, or an embedded set.")],
+    target: Annotated[
+        Path, typer.Argument(help="x.xyz (also .gz, .xz), x.db, x.npz, or a name without suffix: a DeePMD folder.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="How it is read, as 'data.units={energy: kcal/mol}'.", show_default=False)
+    ] = None,
+    key: Keys = None,
+    unit: Units = None,
+    index: Annotated[str | None, typer.Option(help="Frames to take, as :100 or ::10.")] = None,
+    split: Annotated[str | None, typer.Option(help="Parts with their shares, as train=0.8,test=0.2.")] = None,
+    method: Annotated[str, typer.Option(help="random, blocks, group or temperature.")] = "random",
+    seed: Annotated[int, typer.Option(help="Of the random splits.")] = 0,
+) -> None:
+    """Write data in another format, in eV and Å, every label to the last digit, whole or in splits."""
+    with _reported():
+        from fireassay.data.convert import convert
+        from fireassay.data.readers import read_checked
+
+        options = _reading([source, *(overrides or [])], key, unit)[1]
+        reading = read_checked(source, options.keys, options.units, index, False, options.elements, options.accept)
+        written, notes = convert(reading, target, _shares(split), method, seed)
+        for note in notes:
+            _tell(note)
+        for path, frames in written.items():
+            typer.echo(f"{path}: {frames} frames")
 
 
 @app.command()

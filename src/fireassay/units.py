@@ -38,4 +38,5 @@ ENERGY: Final = {
     "kJ/mol": KJ_PER_MOL,
 }
 LENGTH: Final = {"Å": ANGSTROM, "Angstrom": ANGSTROM, "Bohr": BOHR, "nm": NANOMETRE}
-STRESS: Final = {"eV/Å^3": 1.0, "eV/A^3": 1.0, "GPa": GIGAPASCAL, "kbar": KILOBAR, "bar": KILOBAR / 1000}
+STRESS: Final = {"eV/Å^3": 1.0, "eV/A^3": 1.0, "GPa": GIGAPASCAL, "kbar": KILOBAR, "bar": KILOBAR / 1000,
+    "Hartree/Bohr^3": HARTREE / BOHR**3, "Ry/Bohr^3": RYDBERG / BOHR**3}  # fmt: skip

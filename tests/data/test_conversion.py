@@ -34,9 +34,16 @@ def test_stress_and_virial_conventions(tmp_path: Path) -> None:
     comment = 'Lattice="5 0 0 1 6 0 0.5 0.2 7" Properties=species:S:1:pos:R:3:forces:R:3 energy=1 '
     tensor = np.array([[1.0, 6, 5], [6, 2, 4], [5, 4, 3]])
     path.write_text(text(ROWS, comment + 'stress="1 2 3 4 5 6"'))
-    voigt = read(path)[0].stress
+    with pytest.raises(InputError, match=r"median pressure is 320 GPa.*accept=\[pressure\]"):
+        read(path)
+    voigt = read(path, accept=["pressure"])[0].stress
     assert voigt is not None
     assert np.array_equal(voigt, tensor)
+    for order, places in {"VASP": [0, 1, 2, 5, 3, 4], "LAMMPS": [0, 1, 2, 5, 4, 3]}.items():
+        stored = " ".join(f"{(1, 2, 3, 4, 5, 6)[k]}" for k in places)
+        path.write_text(text(ROWS, comment + f'stress="{stored}"'))
+        found = read(path, units={"stress_order": order}, accept=["pressure"])[0].stress
+        assert np.array_equal(found, tensor), order
     path.write_text(text(ROWS, comment + 'stress="1 6 5 6 2 4 5 4 3"'))
     s = read(path, units={"stress": "GPa"})[0]
     assert s.stress is not None

@@ -244,7 +244,7 @@ def test_bad_index(index: Any, tmp_path: Path) -> None:
         ("lips/lips_1000.npz", 1000, 83, 0.610, {}),
         ("gete/gete_300.npz", 300, 200, 0.486, {}),
         ("deepmd_water", 400, 192, 0.814, {}),
-        ("snap_db/snap-Ni.db", 461, 32, 0.763, {"keys": {"group": "source"}}),
+        ("snap_db/snap-Ni.db", 461, 32, 0.763, {"keys": {"group": "source"}, "units": {"stress_order": "VASP"}}),
         ("spice_dipeptides/spice-dipep-dipolar_train.xyz.xz", 495, 48, 1.04, {}),
         ("qmc_hydrogen/testing.xyz.xz", 200, 216, 1.05, {}),
         (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fireassay.data.readers import read
-from fireassay.data.stress_check import stress_consistency
+from fireassay.data.stress_check import better_order, stress_consistency
 from fireassay.data.structure import Structure
 from fireassay.units import GIGAPASCAL
 from samples import shared
@@ -58,3 +58,12 @@ def test_ase_db_stress_of_molybdenum_has_the_sign_of_ase() -> None:
     found = stress_consistency(read(path))
     assert found is not None
     assert 0.7 < found.slope < 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("snap_db/snap-Ni.db", "vasp"), ("snap_db/snap-Mo.db", None), ("mlearn/Cu/test.json", None)],
+)
+def test_real_stresses_say_in_which_order_they_are(name: str, order: str | None) -> None:
+    frames = read(shared(name), accept=["stress"])
+    assert better_order(frames, "lammps" if "mlearn" in name else "voigt") == order

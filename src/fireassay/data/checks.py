@@ -14,11 +14,12 @@ from typing import Any, Final
 import numpy as np
 
 from fireassay.data.advice import accept_option, keys_option, units_option
-from fireassay.data.conversion import asymmetry, tensor_of, volume_of
-from fireassay.data.frame import Frame, is_number, is_numeric
+from fireassay.data.conversion import ORDERS, asymmetry, tensor_of, volume_of
+from fireassay.data.frame import Frame, is_number, is_numeric, shape_of
 from fireassay.data.interpretation import Interpretation
 from fireassay.data.keys import is_gradient, lookalikes, unread_labels
-from fireassay.data.stress_check import shear_in_other_order, stress_consistency
+from fireassay.data.similarity import Consistency
+from fireassay.data.stress_check import better_order, stress_consistency
 from fireassay.data.structure import Structure
 from fireassay.data.unit_check import force_sign, foreign_unit
 from fireassay.errors import InputError, nearest
@@ -34,10 +35,11 @@ STOPS: Final = {
     "stress": "the stress has another sign, unit or order than it is read with",
     "pressure": "pressures are beyond reason",
 }
-PRESSURE: Final = 1000.0  # GPa, beyond which a median says that the unit is another
+PRESSURE: Final = 50.0  # eV an atom, pressure times volume, beyond which a median says that the unit is another
 _SAME: Final = 1e-6
 _VIRIAL: Final = 0.05  # of the stress, by which a virial may differ from it
 _ASYMMETRY: Final = 1e-3
+_COMPONENTS: Final = 5  # of a stress that change the shape
 _FRAMES: Final = 1000  # looked at for what two keys hold
 _THEORY: Final = re.compile(
     r"ref|dft|ccsd|mp2|xtb|hf|pbe|b3lyp|wb97|scan|qm|true|target|label|old|new|corrected|cbs|dz|tz", re.IGNORECASE
@@ -130,13 +132,17 @@ def _differ(frames: Sequence[Frame], one: str, other: str) -> bool:
     """Whether two keys hold different numbers in a frame that has both."""
     for frame in frames[:_FRAMES]:
         a, b = frame.values.get(one), frame.values.get(other)
-        if a is None or b is None or np.shape(a) != np.shape(b):
+        if not (_numbers(a) and _numbers(b) and shape_of(a) == shape_of(b)):
             continue
         a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
         both = np.isfinite(a) & np.isfinite(b)
         if both.any() and np.abs(a - b)[both].max() > _SAME * (1 + np.abs(a[both]).max()):
             return True
     return False
+
+
+def _numbers(value: Any) -> bool:
+    return is_number(value) or is_numeric(value)
 
 
 def _partial(one: Interpretation) -> Iterator[Finding]:
@@ -250,22 +256,26 @@ def _has_nan(value: Any) -> bool:
 
 
 def _physics(read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str) -> Iterator[Finding]:
-    names = read_as[0].names if read_as else {}
-    if any(s.energy is not None or s.forces is not None for s in structures):
-        evidence = foreign_unit(structures, names)
-        if evidence is not None:
-            kind = "sign" if evidence.sign else "units"
-            other = f" (next best: {evidence.other})" if evidence.other and kind == "units" else ""
-            mapping = {
-                **{k: v for k, v in names.items() if k not in ("energy", "length", "forces")},
-                **evidence.mapping,
-            }
-            yield Finding(
-                kind, f"{where}: {evidence.sentence}", f"read it with {units_option(mapping)}{other}", stops=True
-            )
-        else:
-            yield from _named_gradient(read_as, structures)
+    foreign = unit_findings(read_as, structures, where)
+    yield from foreign
+    if not foreign and any(s.forces is not None for s in structures):
+        yield from _named_gradient(read_as, structures)
     yield from _stress(read_as, structures, where)
+
+
+def unit_findings(read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str) -> list[Finding]:
+    """What physics says against the units or the sign that labels are read in."""
+    names = read_as[0].names if read_as else {}
+    if not any(s.energy is not None or s.forces is not None for s in structures):
+        return []
+    evidence = foreign_unit(structures, names)
+    if evidence is None:
+        return []
+    kind = "sign" if evidence.sign else "units"
+    other = f" (next best: {evidence.other})" if evidence.other and kind == "units" else ""
+    kept = {name: unit for name, unit in names.items() if name not in ("energy", "length", "forces")}
+    remedy = f"read it with {units_option({**kept, **evidence.mapping})}{other}"
+    return [Finding(kind, f"{where}: {evidence.sentence}", remedy, stops=True)]
 
 
 def _named_gradient(read_as: Sequence[Interpretation], structures: Sequence[Structure]) -> Iterator[Finding]:
@@ -290,15 +300,17 @@ def _stress(read_as: Sequence[Interpretation], structures: Sequence[Structure], 
     names = dict(read_as[0].names)
     label = "virial" if all(not one.mapped["stress"] for one in read_as) else "stress"
     fit = stress_consistency(solid)
-    pressure = float(np.median([abs(np.trace(s.stress)) / 3 for s in solid if s.stress is not None])) / GIGAPASCAL
-    clear = fit is not None and abs(fit.correlation) > 0.6
-    if label == "stress" and _six(read_as) and shear_in_other_order(solid, read_as[0].units.stress_order):
-        stored = {"voigt": "Voigt", "vasp": "VASP"}[read_as[0].units.stress_order]
-        other = {"Voigt": "VASP", "VASP": "Voigt"}[stored]
+    pressures = np.array([abs(np.trace(s.stress)) / 3 for s in solid if s.stress is not None])
+    volumes = np.array([volume_of(s.cell) / len(s) for s in solid])
+    clear = fit is not None and _beyond_chance(fit)
+    stored = read_as[0].units.stress_order
+    order = better_order(solid, stored) if label == "stress" and _six(read_as) else None
+    if order is not None:
         yield Finding(
             "stress",
-            f"{where}: the six components of stress fit the forces in the order of {other} and not of {stored}",
-            f"read it with {units_option({**names, 'stress_order': other})}",
+            f"{where}: the six components of stress fit the forces in the order of {ORDERS[order]} and not of "
+            f"{ORDERS[stored]}",
+            f"read it with {units_option({**names, 'stress_order': ORDERS[order]})}",
             stops=True,
         )
         return
@@ -320,15 +332,22 @@ def _stress(read_as: Sequence[Interpretation], structures: Sequence[Structure], 
             f"read it with {remedy}, or leave it with {keys_option({label: None})}",
             stops=True,
         )
-    elif pressure > PRESSURE:
+    elif not clear and np.median(pressures * volumes) > PRESSURE:
         yield Finding(
             "pressure",
-            f"{where}: the median pressure is {pressure:.3g} GPa as {label} is read: it is hardly in "
-            f"{names.get(label, 'eV/Å^3')}",
+            f"{where}: the median pressure is {np.median(pressures) / GIGAPASCAL:.3g} GPa as {label} is read, and its "
+            f"product with the volume {np.median(pressures * volumes):.3g} eV an atom: the unit is hardly "
+            f"{names.get(label, 'eV' if label == 'virial' else 'eV/Å^3')}",
             f"read it with {units_option({**names, 'stress': '-kbar'})} (VASP) or "
             f"{units_option({**names, 'stress': 'GPa'})}, or leave it with {keys_option({label: None})}",
             stops=True,
         )
+
+
+def _beyond_chance(fit: Consistency) -> bool:
+    """Whether a correlation of at least 0.6 is four standard errors of Fisher's z from none."""
+    r = min(abs(fit.correlation), 0.999)
+    return r > 0.6 and np.arctanh(r) * np.sqrt(max(_COMPONENTS * fit.pairs - 3, 0)) > 4
 
 
 def _six(read_as: Sequence[Interpretation]) -> bool:

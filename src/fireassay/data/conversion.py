@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fireassay.data.advice import keys_option, units_option
 from fireassay.data.electronic_state import check_parity, multiplicity, per_atom, spin_unit, stated
-from fireassay.data.frame import Frame, describe, is_number, is_numeric
+from fireassay.data.frame import Frame, describe, is_number, is_numeric, shape_of
 from fireassay.data.keys import Mapped
 from fireassay.data.structure import Provenance, Structure
 from fireassay.errors import InputError, nearest
 from fireassay.units import ENERGY, LENGTH, STRESS
 
-_ORDERS = {
+ORDERS: Final = {"voigt": "Voigt", "vasp": "VASP", "lammps": "LAMMPS"}  # of six components
+_PLACES: Final = {
     "voigt": np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]]),  # xx yy zz yz xz xy
     "vasp": np.array([[0, 3, 5], [3, 1, 4], [5, 4, 2]]),  # xx yy zz xy yz zx
+    "lammps": np.array([[0, 3, 4], [3, 1, 5], [4, 5, 2]]),  # xx yy zz xy xz yz
 }
 _ROUNDING = 1e-6  # in the file's unit
 _ASYMMETRY = 0.02  # of the largest component, up to which a tensor is made symmetric
@@ -31,7 +33,8 @@ _TEMPERATURE = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(?:K|kelvin)\s*"
 class Units:
     """Factors from a file's units to eV, Å, eV/Å and eV/Å^3, and what its spin is: "2S+1", "2S" or "S".
 
-    `stress_order` is the order of six components: "voigt" is xx yy zz yz xz xy, "vasp" xx yy zz xy yz zx.
+    `stress_order` is the order of six components: "voigt" is xx yy zz yz xz xy, "vasp" xx yy zz xy yz zx,
+    "lammps" xx yy zz xy xz yz.
     """
 
     energy: float = 1.0
@@ -49,7 +52,7 @@ class Units:
         Forces not named are in energy per length, stress in energy per length cubed, the virial in energy. A minus
         before the unit of forces, stress or virial turns the sign: "-eV/Å" reads a gradient as forces, "-kbar" VASP's
         stress, which is positive in compression. The spin is "2S+1" unless it is said to be "2S", a number of unpaired
-        electrons or a moment in µB, or "S". `stress_order` is "Voigt" or "VASP".
+        electrons or a moment in µB, or "S". `stress_order` is "Voigt", "VASP" or "LAMMPS".
 
         Raises InputError for an unknown quantity or unit.
         """
@@ -66,8 +69,8 @@ class Units:
         stress = _signed("stress", names["stress"], STRESS) if "stress" in names else energy / length**3
         virial = _signed("virial", names["virial"], ENERGY) if "virial" in names else energy
         order = names.get("stress_order", "Voigt")
-        if order.casefold() not in _ORDERS:
-            raise InputError(f"units: {order!r} is no stress_order; known are Voigt and VASP")
+        if order.casefold() not in ORDERS:
+            raise InputError(f"units: {order!r} is no stress_order; known are {list(ORDERS.values())}")
         return cls(energy, length, forces, stress, virial, spin_unit(names.get("spin", "2S+1")), order.casefold())
 
 
@@ -119,7 +122,7 @@ def structure_of(frame: Frame, mapped: Mapped, units: Units) -> Structure:
         energy=_energy(frame, mapped, units),
         forces=None if forces is None else _known_forces(forces, units),
         stress=_stress(frame, mapped, units, cell),
-        provenance=Provenance(frame.file, frame.number, None if group is None else str(group), temperature),
+        provenance=Provenance(frame.file, frame.number, None if group in (None, "") else str(group), temperature),
         charge=None if charge is None else charge[1],
         spin=None if spin is None else _multiplicity(frame, *spin, units),
     )
@@ -205,7 +208,7 @@ def tensor_of(frame: Frame, label: str, keys: tuple[str, ...], value: Any, order
     if not is_numeric(value) or value.size not in (6, 9):
         raise _wrong(frame, label, keys, value, "(3, 3), 9 or 6 numbers")
     flat = value.astype(np.float64).reshape(-1)
-    tensor = flat[_ORDERS[order]] if flat.size == 6 else flat.reshape(3, 3)
+    tensor = flat[_PLACES[order]] if flat.size == 6 else flat.reshape(3, 3)
     if np.isnan(tensor).any():
         return None
     if asymmetry(tensor) > _ASYMMETRY:
@@ -224,7 +227,7 @@ def asymmetry(tensor: NDArray) -> float:
 
 def _wrong(frame: Frame, label: str, keys: tuple[str, ...], value: Any, needed: str) -> InputError:
     kind = describe(value, len(frame))
-    shape = f" {np.shape(value)}" if np.ndim(value) else ""
+    shape = f" {shape_of(value)}" if shape_of(value) else ""
     return InputError(
         f"{frame.where}: {label} under {keys[0]!r} is {kind}{shape if 'N' in kind else ''}, needs {needed}"
     )

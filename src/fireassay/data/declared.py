@@ -15,7 +15,7 @@ _QUANTITIES: Final = {
     "stress": re.compile(r"stress", re.IGNORECASE),
     "virial": re.compile(r"virials?", re.IGNORECASE),
 }
-_KEY: Final = re.compile(r"_?(\w+?)_?units?", re.IGNORECASE)
+_KEY: Final = re.compile(r"_?([a-z]\w*?)[_\-. ]?units?", re.IGNORECASE)
 _ENERGY: Final = {
     "ev": "eV",
     "electronvolt": "eV",
@@ -55,6 +55,10 @@ _STRESS: Final = {
     "ev/ang^3": "eV/Å^3",
     "ev/angstrom^3": "eV/Å^3",
     "ev/a^3": "eV/Å^3",
+    "au/bohr^3": "Hartree/Bohr^3",
+    "hartree/bohr^3": "Hartree/Bohr^3",
+    "ha/bohr^3": "Hartree/Bohr^3",
+    "au": "Hartree/Bohr^3",
 }
 
 
@@ -90,7 +94,8 @@ def _text(value: Any) -> str | None:
 
 def unit_of(quantity: str, text: str) -> str:
     """A unit as `Units.of` knows it from the words that files use for it, such as "kcal mol^-1 Ang^-1"."""
-    word = re.sub(r"\s*(per\s+|\*\*-1|\^-1|\^\(-1\))\s*", lambda m: "" if "1" in m[0] else "/", text.strip())
+    word = re.sub(r"[\s*·]*\b([^\W\d]+)\s*(?:\*\*|\^)?\s*\(?-1\)?", r"/\1", text.strip())  # mol^-1, Ang-1
+    word = re.sub(r"\s+per\s+", "/", word)
     word = re.sub(r"[\s*·]+", "/", word).replace("(", "").replace(")", "").replace(".", "").casefold().replace("å", "å")
     known = {"energy": _ENERGY, "length": _LENGTH, "virial": _ENERGY, "stress": _STRESS}.get(quantity)
     if known is not None:

@@ -95,6 +95,11 @@ def describe(value: Any, n_atoms: int) -> str:
     return names.get(type(value), type(value).__name__)
 
 
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of an array, () for anything else."""
+    return value.shape if isinstance(value, np.ndarray) else ()
+
+
 def is_number(value: Any) -> bool:
     """Whether the value is one real number: a scalar or an array of a single one."""
     if isinstance(value, (bool, np.bool_)):

@@ -12,6 +12,7 @@ from fireassay.data.frame import Content, Frame
 from fireassay.data.keys import Keys, Mapped, resolve
 from fireassay.errors import InputError
 
+_PLAIN = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å^3", "virial": "eV"}
 _RELATIVE = 1e-3  # by which a declared unit may differ from the one asked for: rounding of constants
 
 
@@ -40,7 +41,7 @@ def interpret(content: Content, keys: Keys | None, units: Mapping[str, str] | No
     mapped = resolve(content, keys)
     declared = {**_declared_in_frames(content), **content.units}
     given = dict(units or {})
-    factors = Units.of(given)
+    Units.of(given)
     _check_conflicts(content.file, declared, given)
     if set(given) & {"energy", "length"} and not set(declared):
         assumed = {name: unit for name, unit in content.assumed.items() if name not in ("energy", "length", "forces")}
@@ -50,9 +51,20 @@ def interpret(content: Content, keys: Keys | None, units: Mapping[str, str] | No
     try:
         factors = Units.of(names)
     except InputError as error:
-        raise InputError(f"{content.file}: {error}; it is declared in the file: say what is meant with "
-                         f"{units_option({'energy': 'eV', 'length': 'Å'})}") from error  # fmt: skip
+        wrong = next(name for name, unit in declared.items() if not _known(name, unit))
+        raise InputError(
+            f"{content.file}: declares {wrong} in {declared[wrong]!r}, which is no unit that is known; say which it "
+            f"is, such as with {units_option({wrong: _PLAIN[wrong]})}"
+        ) from error
     return Interpretation(content, dict(keys or {}), mapped, names, factors)
+
+
+def _known(name: str, unit: str) -> bool:
+    try:
+        Units.of({name: unit})
+    except InputError:
+        return False
+    return True
 
 
 def _declared_in_frames(content: Content) -> dict[str, str]:
@@ -66,9 +78,12 @@ def _declared_in_frames(content: Content) -> dict[str, str]:
 
 def _check_conflicts(file: str, declared: Mapping[str, str], given: Mapping[str, str]) -> None:
     for quantity in declared.keys() & given.keys():
-        ours, theirs = (Units.of({quantity: names[quantity]}) for names in (given, declared))
-        a, b = (getattr(factors, quantity, 1.0) for factors in (ours, theirs))
-        if isinstance(a, float) and abs(a - b) > _RELATIVE * abs(b):
+        try:
+            ours, theirs = (Units.of({quantity: names[quantity]}) for names in (given, declared))
+        except InputError:  # what the file says is no unit: the user's counts
+            continue
+        a, b = (getattr(factors, quantity) for factors in (ours, theirs))
+        if a != b and not (isinstance(a, float) and abs(a - b) <= _RELATIVE * abs(b)):
             raise InputError(
                 f"{file}: declares {quantity} in {declared[quantity]}, but is to be read in {given[quantity]}; leave "
                 "the unit to the file, or correct what it declares"

@@ -10,7 +10,7 @@ import numpy as np
 
 from fireassay.data.advice import keys_option, units_option
 from fireassay.data.electronic_state import ROUNDING, STATES, per_atom
-from fireassay.data.frame import Content, Frame, is_number, is_numeric, key_shapes
+from fireassay.data.frame import Content, Frame, is_number, is_numeric, key_shapes, shape_of
 from fireassay.errors import InputError, nearest
 
 LABELS: Final = ("energy", "forces", "stress", "virial", "temperature", "group", "charge", "spin")
@@ -41,6 +41,7 @@ _STATE_NAMES = {
     "charge": re.compile(r"charge|(^|_)q(tot)?($|_)", re.IGNORECASE),
     "spin": re.compile(r"spin|multiplicity|(^|_)mult($|_)|unpaired|(^|_)uhf($|_)", re.IGNORECASE),
 }
+_NO_FORCE = re.compile(r"mag|pref|weight|std|var|uncert|err|constraint|const", re.IGNORECASE)
 _NO_STATE = re.compile(r"nuclear|core|valence|tol|cut|density|transfer|gap|orbit|contam|polari", re.IGNORECASE)
 _NO_ENERGY = re.compile(r"tol|cut|free|kinetic|per_atom|fermi|zero_point|zpe|gap", re.IGNORECASE)
 
@@ -71,7 +72,7 @@ def resolve(content: Content, keys: Keys | None) -> Mapped:
             continue
         present = [name for name in _standard(content, label, found) if name not in taken]
         if label in STATES:
-            partial = {name for frame in frames for name in present if per_atom(frame.values.get(name), len(frame))}
+            partial = {name for frame in frames for name in present if _of_atoms(frame.values.get(name), len(frame))}
             mapped[label] = tuple(name for name in present if name not in partial)
             continue
         if len(present) > 1 and label not in _OPTIONAL:
@@ -84,6 +85,11 @@ def resolve(content: Content, keys: Keys | None) -> Mapped:
     if mapped["stress"] and "virial" not in keys:
         mapped["virial"] = ()
     return mapped
+
+
+def _of_atoms(value: Any, n_atoms: int) -> bool:
+    """Whether a charge or spin is one number, or a vector, for each atom."""
+    return per_atom(value, n_atoms) or (is_numeric(value) and value.ndim == 2 and len(value) == n_atoms)
 
 
 def _listed(keys: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -115,7 +121,7 @@ def lookalikes(frames: Sequence[Frame], mapped: Mapped) -> dict[str, list[str]]:
     seen: set[tuple[str, tuple[int, ...]]] = set()
     for frame in frames:
         for key, value in frame.values.items():
-            signature = (key, np.shape(value))
+            signature = (key, shape_of(value))
             if key in taken or signature in seen:
                 continue
             seen.add(signature)
@@ -131,7 +137,7 @@ def _could_be(label: str, key: str, value: Any, n_atoms: int) -> bool:
     if label == "energy":
         return is_number(value) and not _NO_ENERGY.search(key)
     if label == "forces":
-        return is_numeric(value) and value.shape == (n_atoms, 3)
+        return not _NO_FORCE.search(key) and is_numeric(value) and value.shape == (n_atoms, 3)
     return is_numeric(value) and value.size in (6, 9) and value.shape[0] != n_atoms
 
 

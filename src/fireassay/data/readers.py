@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from scipy.spatial import KDTree
 
-from fireassay.data.checks import Finding, check, check_accepted, refuse
+from fireassay.data.checks import Finding, check, check_accepted, refuse, unit_findings
 from fireassay.data.conversion import structure_of
 from fireassay.data.formats.loading import Source, load
 from fireassay.data.interpretation import interpret
@@ -78,12 +78,16 @@ def read_checked(
     read_as = [interpret(content, keys, units) for content in load(path, elements)]
     frames = _chosen([(one, frame) for one in read_as for frame in one.frames], index, where)
     structures = [structure_of(frame, one.mapped, one.units) for one, frame in frames]
-    for structure in structures:
-        check_distances(structure)
     if not labels:
+        _check_all_distances(structures)
         return Reading(structures, [])
     for one in read_as:
         require_labels(one.content, one.mapped)
+    try:
+        _check_all_distances(structures)
+    except InputError as error:  # atoms on one another may be a matter of the unit of length
+        refuse(unit_findings(read_as, structures, where), accept)
+        raise error
     findings = check(read_as, structures, where)
     refuse(findings, accept)
     return Reading(structures, [finding for finding in findings if not finding.stops or finding.kind in accept])
@@ -95,6 +99,11 @@ def display(path: Source) -> str:
         return str(path)
     names = [str(part) for part in path]
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _check_all_distances(structures: Sequence[Structure]) -> None:
+    for structure in structures:
+        check_distances(structure)
 
 
 def check_distances(structure: Structure) -> None:

@@ -21,8 +21,11 @@ _CUTOFF: Final = 6.0  # Å
 _FUNCTIONS: Final = 12
 _NEAREST: Final = 1.5  # Å, where the first function sits
 _ATOMS: Final = 1500  # of the sample
+_OVERDETERMINED: Final = 5  # force components for each function that is fitted to them
 _SPECIES: Final = 8  # more elements have more pairs than the sample can tell apart
 _SHAPE: Final = np.array([[0, 1], [0, 2], [1, 2]])
+_COMPONENTS: Final = ("xy", "xz", "yz")  # of _SHAPE
+_SHEAR: Final = {"voigt": ("yz", "xz", "xy"), "vasp": ("xy", "yz", "xz"), "lammps": ("xy", "xz", "yz")}
 
 
 def stress_consistency(structures: Sequence[Structure]) -> Consistency | None:
@@ -41,21 +44,25 @@ def stress_consistency(structures: Sequence[Structure]) -> Consistency | None:
     return Consistency(slope, float(np.corrcoef(implied, given)[0, 1]), len(both[0]))
 
 
-def shear_in_other_order(structures: Sequence[Structure], order: str) -> bool:
-    """Whether the shear components fit the forces in the other order of six components, "voigt" or "vasp".
+def better_order(structures: Sequence[Structure], order: str) -> str | None:
+    """The order of six components in which the shear fits the forces, where that is not the `order` it is read in.
 
     The correlation with the stress of a pair potential has to be clear in the other order and far lower in this one.
     """
     both = _implied(structures)
     if both is None:
-        return False
+        return None
     implied, given = (tensors[:, _SHAPE[:, 0], _SHAPE[:, 1]] for tensors in both)  # xy xz yz
-    other = given[:, [2, 0, 1]] if order == "vasp" else given[:, [1, 2, 0]]
     if implied.size < 12 or not implied.any() or not given.any():
-        return False
-    as_read, turned = (float(np.corrcoef(implied.ravel(), g.ravel())[0, 1]) for g in (given, other))
-    clear = abs(np.arctanh(np.clip(turned, -0.999, 0.999))) * np.sqrt(implied.size - 3) > 4
-    return bool(clear and abs(turned) > 0.6 and abs(as_read) < 0.5 * abs(turned))
+        return None
+    stored = given[:, [_COMPONENTS.index(name) for name in _SHEAR[order]]]  # as in the file
+    fits = {}
+    for name, components in _SHEAR.items():
+        read = stored[:, [components.index(component) for component in _COMPONENTS]]
+        fits[name] = float(np.corrcoef(implied.ravel(), read.ravel())[0, 1])
+    best = max(fits, key=lambda name: abs(fits[name]))
+    clear = abs(np.arctanh(np.clip(fits[best], -0.999, 0.999))) * np.sqrt(implied.size - 3) > 4
+    return best if clear and abs(fits[best]) > 0.6 and abs(fits[order]) < 0.5 * abs(fits[best]) else None
 
 
 def _implied(structures: Sequence[Structure]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -67,6 +74,8 @@ def _implied(structures: Sequence[Structure]) -> tuple[NDArray[np.float64], NDAr
     designs = [_design(s, species) for s in sample]
     matrix = np.concatenate([forces for forces, _ in designs])
     wanted = np.concatenate([s.forces.ravel() for s in sample if s.forces is not None])
+    if len(wanted) < _OVERDETERMINED * np.count_nonzero(matrix.any(axis=0)):
+        return None
     weights = np.linalg.lstsq(matrix, wanted, rcond=None)[0]
     if not wanted.any() or np.sum((wanted - matrix @ weights) ** 2) > 0.5 * np.sum(wanted**2):
         return None
@@ -109,4 +118,5 @@ def _design(s: Structure, species: Sequence[int]) -> tuple[NDArray[np.float64], 
 def _shape_part(tensors: NDArray[np.float64]) -> NDArray[np.float64]:
     shear = tensors[:, _SHAPE[:, 0], _SHAPE[:, 1]]
     normal = np.diff(np.diagonal(tensors, axis1=1, axis2=2), axis=1)
+    normal = normal - normal.mean(axis=0)  # what the shape of all cells makes, many-body terms decide
     return np.concatenate([shear.ravel(), normal.ravel()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from fireassay.data.advice import keys_option, units_option
 from fireassay.errors import InputError
 
 Array = NDArray[np.float64]
+_FARTHEST: Final = 1e8  # Å
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Structure:
                 finite |= np.isnan(value).all(axis=1, keepdims=True)
             if not finite.all():
                 raise InputError(f"{self.where}: {name} has values that are not finite; remove or repair the frame")
+            if name in ("positions", "cell") and n and np.abs(value).max(initial=0.0) > _FARTHEST:
+                raise InputError(
+                    f"{self.where}: {name} reaches {np.abs(value).max():.3g} Å, farther than anything; repair the "
+                    "frame or remove it, and check the unit of length"
+                )
         if n == 0:
             raise InputError(f"{self.where}: no atoms; remove the frame")
         if self.energy is not None and not np.isfinite(self.energy):

@@ -31,10 +31,12 @@ _SAMPLE: Final = 300
 _ATOMS: Final = 20_000  # of the sample
 _TOLERANCE: Final = 0.04  # the series, correlation and bonding together move light molecules by up to this
 _BOND: Final = 1.03  # length of a bond over the sum of covalent radii
+_SPREAD: Final = 0.003  # of the length of bonds; crystals at rest say nothing of stretching
 _BEYOND_DOUBT: Final = 9.0  # by which another combination has to explain the evidence better
 _IMPOSSIBLE: Final = 16.0  # what a piece of evidence can count at most
 _ENERGIES: Final = {"eV": 0.0, "kcal/mol": 0.5, "kJ/mol": 1.0, "Hartree": 0.5, "Ry": 2.0, "meV": 2.5}
 _LENGTHS: Final = {"Å": 0.0, "Bohr": 1.0, "nm": 1.5}
+_ALIEN: Final = 2.0  # forces that share no unit with the energies are rare
 _MIXED: Final = {
     "eV/Å": 1.5, "Hartree/Bohr": 1.0, "Hartree/Å": 2.0, "kcal/mol/Å": 2.0, "kJ/mol/nm": 2.5, "kJ/mol/Å": 3.0,
     "eV/Bohr": 3.0, "Ry/Bohr": 3.0, "kcal/mol/Bohr": 3.5,
@@ -230,12 +232,20 @@ def _bonds(sample: Sequence[Structure]) -> tuple[float | None, float | None]:
             groups.setdefault(kind, []).append((length[of_kind], along[of_kind]))
     for parts in groups.values():
         length, along = (np.concatenate(part) for part in zip(*parts, strict=True))
-        near = length < 1.25 * np.median(length) if len(length) else np.zeros(0, dtype=bool)
-        if near.sum() > 1:
-            spread = max(float(np.std(along[near])), 1e-12)
-            stretch.append((length[near] - length[near].mean()) / max(float(np.std(length[near])), 1e-12))
-            pull.append((along[near] - along[near].mean()) / spread)
+        length, along = _distinct(length, along)
+        if len(length) > 2 and np.std(length) > _SPREAD * length.mean() and np.std(along) > 0:
+            stretch.append((length - length.mean()) / np.std(length))
+            pull.append((along - along.mean()) / np.std(along))
     return _typical(ratios), _correlation(stretch, pull)
+
+
+def _distinct(length: NDArray, along: NDArray) -> tuple[NDArray, NDArray]:
+    """Bonds without those that are far longer than usual, each once: bonds that symmetry repeats say a thing once."""
+    near = length < 1.25 * np.median(length) if len(length) else np.zeros(0, dtype=bool)
+    scale = max(float(np.abs(along[near]).max(initial=0.0)), 1e-12)
+    rounded = np.stack([length[near].round(4), (along[near] / scale).round(4)], axis=1)
+    first = np.unique(rounded, axis=0, return_index=True)[1]
+    return length[near][first], along[near][first]
 
 
 def _typical(ratios: list[NDArray]) -> float | None:
@@ -334,7 +344,8 @@ def _combinations() -> Iterator[_Units]:
                 yield _Units(energy, length, None, sign, base)
                 for forces, of_forces in _MIXED.items():
                     if forces != f"{energy}/{length}":
-                        yield _Units(energy, length, forces, sign, base + of_forces)
+                        other = 0.0 if forces.startswith(energy) else _ALIEN
+                        yield _Units(energy, length, forces, sign, base + of_forces + other)
 
 
 def _informative(measured: _Measured, now: tuple[float, float, float]) -> bool:

@@ -88,7 +88,7 @@ _GEOMETRY: Final = ("numbers", "positions", "momenta", "masses", "tags")
 
 def ase_format(path: Path) -> str | None:
     """The name that ASE gives the format, when it is on one of the lists; None otherwise."""
-    from ase.io.formats import UnknownFileTypeError, filetype
+    from ase.io.formats import filetype
 
     head = head_of(path)
     for name, pattern in _TEXT_HEADS:
@@ -98,7 +98,7 @@ def ase_format(path: Path) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             name = filetype(str(path), read=not head.startswith(tuple(MAGIC)))
-    except (UnknownFileTypeError, OSError, ValueError, EOFError):
+    except Exception:  # of a damaged file; whoever reads it says what is wrong
         return None
     if name in _CONTAIN and _CONTAIN[name] not in head:  # the suffix alone says little
         return None
@@ -139,7 +139,10 @@ def _images(path: Path, name: str, elements: Sequence[str] | None) -> Iterator[A
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # ASE's parsers raise whatever a damaged file leads them to
         text = " ".join(f"{type(error).__name__} {error}".split())[:300]
-        raise InputError(f"{path}: ASE cannot read it as {name} ({text}); it may be damaged or cut short") from error
+        other = ", and vasprun.xml of the same run may serve instead" if name == "vasp-out" else ""
+        raise InputError(
+            f"{path}: ASE cannot read it as {name} ({text}); it may be damaged or cut short{other}"
+        ) from error
 
 
 def _frame(atoms: Any, file: str, number: int, name: str) -> Frame:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fireassay.data.declared import declared_units
-from fireassay.data.formats.extras import required
+from fireassay.data.formats.extras import required, try_reading
 from fireassay.data.frame import Content, Frame
 from fireassay.errors import InputError
 
@@ -135,19 +135,20 @@ def read_aselmdb(path: Path) -> Content:
     Raises InputError when the package lmdb is missing, the values are pickles, which are never loaded, or are damaged.
     """
     lmdb = required("lmdb", path)
+    try_reading("lmdb", path)
     frames: list[Frame] = []
     metadata: Mapping[str, Any] = {}
     try:
-        with lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as environment:
-            with environment.begin() as transaction:
-                found: list[tuple[int, bytes]] = []
-                for key, value in transaction.cursor():
-                    if key == b"metadata":
-                        metadata = _json_mapping(_unpacked(value, path))
-                    elif value[:1] == b"\x80" and not key.isdigit():
-                        raise _pickled(path)
-                    elif key.isdigit():
-                        found.append((int(key), value))
+        environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
+        with environment, environment.begin() as transaction:
+            found: list[tuple[int, bytes]] = []
+            for key, value in transaction.cursor():
+                if key == b"metadata":
+                    metadata = _json_mapping(_unpacked(value, path))
+                elif value[:1] == b"\x80" and not key.isdigit():
+                    raise _pickled(path)
+                elif key.isdigit():
+                    found.append((int(key), value))
             for number, value in sorted(found):
                 frames.append(_row(number, _lmdb_row(value, path, number), str(path)))
     except lmdb.Error as error:

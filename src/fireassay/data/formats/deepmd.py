@@ -7,7 +7,7 @@ has types of its own, real_atom_types, of which negative ones are padding.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame
 from fireassay.errors import InputError
 
-LABELS: Final = {"forces": ("force",), "group": ("system",)}
+LABELS: Final = {
+    "forces": ("force",),
+    "group": ("config_type", "system"),
+    "spin": ("multiplicity",),  # `spin` is a vector of every atom
+}
 _PER_ATOM: Final = {"coord": 3, "force": 3, "atom_pref": 1, "atom_ener": 1, "spin": 3, "force_mag": 3}
 _TYPES: Final = "real_atom_types"
 
@@ -28,7 +32,7 @@ class _System(NamedTuple):
     where: str
     name: str
     types: NDArray[np.int64]
-    elements: list[str] | None
+    elements: Sequence[str] | None
     periodic: bool
     sets: list[tuple[str, dict[str, NDArray]]]
 
@@ -38,8 +42,10 @@ def is_deepmd(path: Path) -> bool:
     return path.is_dir() and next(path.rglob("type.raw"), None) is not None
 
 
-def read_deepmd(path: Path) -> Content:
+def read_deepmd(path: Path, elements: Sequence[str] | None = None) -> Content:
     """All frames of all systems below `path`, systems by name, sets by number.
+
+    `elements` are those of the types 0, 1, ..., where type_map.raw is missing or has other names.
 
     Keys are the names of the npy or raw files: energy, force, virial, ...; `system` is the system's folder relative to
     `path`. A file `nopbc` in a system's folder makes it a molecule. The virial is -dE/dε (see `fireassay.units`).
@@ -47,10 +53,10 @@ def read_deepmd(path: Path) -> Content:
     Raises InputError for missing type_map.raw, missing or ill-shaped arrays, and pickles.
     """
     frames: list[Frame] = []
-    for raw in sorted(path.rglob("type.raw"), key=lambda raw: _natural(str(raw))):
+    for raw in sorted(path.rglob("type.raw"), key=lambda raw: natural(str(raw))):
         system = raw.parent
         name = str(system.relative_to(path)) if system != path else path.name
-        frames.extend(_frames(_folder(system, name), str(path), len(frames)))
+        frames.extend(_frames(_folder(system, name, elements), str(path), len(frames)))
     if not frames:
         raise InputError(f"{path}: the folder has no DeePMD frames (type.raw, set.*/coord.npy)")
     return Content(str(path), "DeePMD", frames, LABELS)
@@ -61,31 +67,31 @@ def is_deepmd_group(group: Any) -> bool:
     return "type.raw" in group and any(name.startswith("set.") for name in group)
 
 
-def read_deepmd_groups(groups: Mapping[str, Any], file: str) -> Content:
+def read_deepmd_groups(groups: Mapping[str, Any], file: str, elements: Sequence[str] | None = None) -> Content:
     """The systems of an HDF5 file, name -> group, laid out as in folders."""
     frames: list[Frame] = []
-    for name in sorted(groups, key=_natural):
-        frames.extend(_frames(_group(groups[name], name, file), file, len(frames)))
+    for name in sorted(groups, key=natural):
+        frames.extend(_frames(_group(groups[name], name, file, elements), file, len(frames)))
     return Content(file, "DeePMD HDF5", frames, LABELS)
 
 
-def _natural(text: str) -> list[Any]:
+def natural(text: str) -> list[Any]:
     """A sort key that puts set.10 after set.2."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
-def _folder(system: Path, name: str) -> _System:
+def _folder(system: Path, name: str, elements: Sequence[str] | None) -> _System:
     try:
         types = [int(word) for word in (system / "type.raw").read_text(encoding="utf-8").split()]
-        with_map = (system / "type_map.raw").exists()
-        elements = (system / "type_map.raw").read_text(encoding="utf-8").split() if with_map else None
+        if elements is None and (system / "type_map.raw").exists():
+            elements = (system / "type_map.raw").read_text(encoding="utf-8").split()
     except UnicodeDecodeError as error:
         raise InputError(f"{system}: type.raw or type_map.raw is no text ({error})") from error
     except ValueError as error:
         raise InputError(f"{system}: type.raw or type_map.raw is no list of types ({error})") from error
     if elements is None:
         raise _unmapped(str(system))
-    folders = sorted((p for p in system.glob("set.*") if p.is_dir()), key=lambda folder: _natural(folder.name))
+    folders = sorted((p for p in system.glob("set.*") if p.is_dir()), key=lambda folder: natural(folder.name))
     sets = [(str(folder), {p.stem: _loaded(p) for p in sorted(folder.glob("*.npy"))}) for folder in folders]
     if not sets:
         raw = {p.stem: _text(p) for p in sorted(system.glob("*.raw")) if p.stem not in ("type", "type_map")}
@@ -96,16 +102,17 @@ def _folder(system: Path, name: str) -> _System:
     return _System(str(system), name, np.array(types, dtype=np.int64), elements, periodic, sets)
 
 
-def _group(group: Any, name: str, file: str) -> _System:
+def _group(group: Any, name: str, file: str, elements: Sequence[str] | None) -> _System:
     where = f"{file} {name}"
 
     def words(value: Any) -> list[Any]:
         return [w.decode() if isinstance(w, bytes) else w for w in np.asarray(value[()]).reshape(-1).tolist()]
 
     types = np.asarray(group["type.raw"][()]).reshape(-1).astype(np.int64)
-    elements = [str(word) for word in words(group["type_map.raw"])] if "type_map.raw" in group else None
+    if elements is None and "type_map.raw" in group:
+        elements = [str(word) for word in words(group["type_map.raw"])]
     sets = []
-    for part in sorted((key for key in group if key.startswith("set.")), key=_natural):
+    for part in sorted((key for key in group if key.startswith("set.")), key=natural):
         arrays = {key.removesuffix(".npy"): np.asarray(value[()]) for key, value in group[part].items()}
         sets.append((f"{where}/{part}", arrays))
     return _System(where, name, types, elements, "nopbc" not in group, sets)
@@ -120,9 +127,12 @@ def _frames(system: _System, file: str, first: int) -> Iterator[Frame]:
     mixed = any(_TYPES in arrays for _, arrays in system.sets)
     outside = not mixed and len(types) and int(types.max()) >= len(system.elements)
     if unknown or not len(types) or int(types.min()) < 0 or outside:
+        way = "" if not unknown else f'; name them in order, as in "data.elements=[{_guessed(system.elements)}]"'
+        if "X" in way:
+            way = "; leave out systems with sites that are no atoms"
         raise InputError(
-            f"{where}: type_map.raw has {system.elements} for types {sorted(set(types.tolist()))}; needs one element "
-            "symbol per type"
+            f"{where}: type_map.raw has {list(system.elements)} for types {sorted(set(types.tolist()))}; needs one "
+            f"element symbol per type{way}"
         )
     known = np.array([ATOMIC_NUMBERS[name] for name in system.elements], dtype=np.int64)
     for name, arrays in system.sets:
@@ -131,8 +141,16 @@ def _frames(system: _System, file: str, first: int) -> Iterator[Frame]:
             first = frame.number + 1
 
 
+def _guessed(names: Sequence[str]) -> str:
+    """Elements that names such as HW, Fe1 or OW may stand for."""
+    return ", ".join(next((n for n in (name[:2], name[:1]) if n in ATOMIC_NUMBERS), "X") for name in names)
+
+
 def _unmapped(where: str) -> InputError:
-    return InputError(f"{where}: type_map.raw is missing; write one element symbol per type into it")
+    return InputError(
+        f"{where}: type_map.raw is missing; write one element symbol per type into it, or name them, as in "
+        '"data.elements=[O, H]"'
+    )
 
 
 def _set(

@@ -20,16 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fireassay.data.formats.compressed import open_text
-from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame
+from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame, shape_of
 from fireassay.errors import InputError
 
 _KEY = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^\s="]+))\s*(=?)\s*')
 _BARE = re.compile(r"[^\s]+")
 _QUOTED = {'"': re.compile(r'"((?:[^"\\]|\\.)*)"'), "'": re.compile(r"'([^']*)'(?=\s|$)")}
 _ROWS = re.compile(r"\[([^\[\]]*)\]")
-_BOOLEANS: dict[str, bool] = dict.fromkeys(("T", "True", "true", "TRUE"), True) | dict.fromkeys(
-    ("F", "False", "false", "FALSE"), False
-)
+_BOOLEANS = {word: word[0] in "tT" for word in ("T", "True", "true", "TRUE", "F", "False", "false", "FALSE")}
 _FLAGS = {**_BOOLEANS, "t": True, "f": False, "1": True, "0": False}
 _PLAIN = [("species", "S", 1), ("pos", "R", 3)]
 _SPECIES = ("species", "symbols", "element", "elements")
@@ -495,7 +493,7 @@ def _listed(text: str) -> Any:
     rows = _ROWS.findall(text)
     if text.startswith("[[") and rows:
         arrays = [_words(row, row.replace(",", " ").split()) for row in rows]
-        same = {(type(array), np.shape(array)) for array in arrays}
+        same = {(type(array), shape_of(array)) for array in arrays}
         return np.array(arrays) if len(same) == 1 and isinstance(arrays[0], np.ndarray) else text
     inner = text.strip("[]{}")
     return _words(inner, inner.replace(",", " ").split())

@@ -5,7 +5,7 @@ A group that has both is a system, whatever its depth; its place in the file is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fireassay.data.declared import unit_of
-from fireassay.data.formats.deepmd import is_deepmd_group, read_deepmd_groups
-from fireassay.data.formats.extras import required
+from fireassay.data.formats.deepmd import is_deepmd_group, natural, read_deepmd_groups
+from fireassay.data.formats.extras import required, try_reading
 from fireassay.data.formats.npz import LABELS, NUMBERS, POSITIONS, frames_of
+from fireassay.data.formats.trial import GROWTH, SMALL
 from fireassay.data.frame import Content, Frame
 from fireassay.errors import InputError
 
@@ -63,7 +64,7 @@ _LAYOUTS: Final = (
 )
 
 
-def read_hdf5(path: Path) -> Content:
+def read_hdf5(path: Path, elements: Sequence[str] | None = None) -> Content:
     """All frames of an HDF5 file, groups in the order of the file; nothing but arrays and texts is taken.
 
     A group is read like an npz archive. Units under the attributes `units` or `unit` of positions, energies and forces
@@ -72,12 +73,13 @@ def read_hdf5(path: Path) -> Content:
     Raises InputError when h5py is missing, the file is damaged, or no group has positions and atomic numbers.
     """
     h5py = required("h5py", path)
+    try_reading("hdf5", path)
     try:
         with h5py.File(path, "r") as file:
             groups = list(_groups(file, h5py, ""))
             systems = {name: group for name, group in groups if is_deepmd_group(group)}
             if systems:
-                return read_deepmd_groups(systems, str(path))
+                return read_deepmd_groups(systems, str(path), elements)
             return _content(path, [(name, group) for name, group in groups if _is_system(group)], h5py, list(file))
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
@@ -90,7 +92,7 @@ def _groups(group: Any, h5py: Any, name: str, depth: int = 0) -> Iterator[tuple[
     yield name or "/", group
     if depth >= _DEPTH:
         return
-    for key in group:
+    for key in sorted(group, key=natural):
         link = group.get(key, getlink=True)
         if isinstance(link, h5py.HardLink) and group.get(key, getclass=True) is h5py.Group:
             yield from _groups(group[key], h5py, f"{name}/{key}".lstrip("/"), depth + 1)
@@ -151,6 +153,10 @@ def _arrays(group: Any, h5py: Any, where: str) -> tuple[dict[str, NDArray], set[
         if item.size is not None and item.size > _WIDEST * max(rows, 1) + 64:
             wide.add(name)
             continue
+        if item.nbytes > max(SMALL, GROWTH * Path(item.file.filename).stat().st_size):
+            raise InputError(
+                f"{where}: {name} claims {item.nbytes / 1e9:.3g} GB, far more than the file; it is damaged"
+            )
         value = item[()]
         array = np.asarray(value)
         if array.dtype.kind == "O" and all(isinstance(text, (bytes, str)) for text in array.reshape(-1)):

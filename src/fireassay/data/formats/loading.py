@@ -36,8 +36,8 @@ READERS: Final[dict[str, Reader]] = {
     "ASE database": lambda path, elements: read_asedb(path),
     "ASE LMDB": lambda path, elements: read_aselmdb(path),
     "npz": lambda path, elements: read_npz(path),
-    "DeePMD": lambda path, elements: read_deepmd(path),
-    "HDF5": lambda path, elements: read_hdf5(path),
+    "DeePMD": read_deepmd,
+    "HDF5": read_hdf5,
     "JSON": lambda path, elements: read_json(path),
     "VASP ML_AB": lambda path, elements: read_ml_ab(path),
     "MTP cfg": read_mtp,
@@ -62,6 +62,8 @@ def load(source: Source, elements: Sequence[str] | None = None) -> list[Content]
 
 
 def _loaded(source: str | Path, elements: Sequence[str] | None) -> list[Content]:
+    if not str(source).strip():
+        raise InputError("a data file's name is empty")
     path = Path(source)
     try:
         exists = path.exists()

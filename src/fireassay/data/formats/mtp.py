@@ -116,10 +116,11 @@ def numbers_of_types(types: NDArray, elements: Sequence[str] | None, first: int,
     """Atomic numbers of types that count from `first`. Raises InputError when their elements are not known."""
     kinds = np.rint(types).astype(np.int64) - first
     if elements is None:
-        needed = ", ".join("..." for _ in range(int(kinds.max()) + 1))
+        count = int(kinds.max()) + 1
+        example = ", ".join(["Cu", "Au", "Ag", "Pt", "Pd", "Ni"][:count])
         raise InputError(
             f"{re.sub(r' frame .*', '', where)}: has types {sorted({int(k) + first for k in kinds})} and not their "
-            f'elements; name these in order with "data.elements=[{needed}]", such as [Cu, Au]'
+            f'elements; name all {count} in order, as in "data.elements=[{example}]"'
         )
     unknown = [name for name in elements if name not in ATOMIC_NUMBERS]
     if unknown or int(kinds.min()) < 0 or int(kinds.max()) >= len(elements):

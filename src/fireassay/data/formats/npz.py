@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fireassay.data.declared import declared_units
-from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame
+from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame, shape_of
 from fireassay.errors import InputError, nearest
 
 POSITIONS = ("coords", "R", "pos", "positions", "coordinates", "xyz")
@@ -35,6 +35,8 @@ LABELS: Final = {
     "energy": ("energies", "E", "energy"),
     "forces": ("forces", "F", "force"),
 }
+_OF_ATOMS = frozenset(LABELS["forces"])
+_OF_FRAMES = frozenset({"stress", "virial", "virials", "dipole", "dipoles"})  # never a value for each atom
 _SGDML = frozenset({"type", "R", "z", "F"})  # its data sets name their type; E may be absent
 _GROWTH: Final = (100, 2 << 30)  # an archive may unpack to so many times its size, or to so many bytes
 
@@ -129,7 +131,7 @@ def _joined(
     """Frames of molecules that follow one another."""
     n_frames, n_atoms = len(sizes), len(positions)
     cells, periodic = _cells(arrays, n_frames, False, file)
-    per_frame = {key: value for key, value in arrays.items() if value.ndim and value.shape[0] == n_frames}
+    per_frame = {key: v for key, v in arrays.items() if v.ndim and v.shape[0] == n_frames and key not in _OF_ATOMS}
     per_atom = {key: v for key, v in arrays.items() if v.ndim and v.shape[0] == n_atoms and key not in per_frame}
     split = per_frame.keys() | per_atom.keys()
     constant = {key: value[()] if value.ndim == 0 else value for key, value in arrays.items() if key not in split}
@@ -248,7 +250,7 @@ def _frame(
     if not atoms.all():
         n = len(numbers)
         values = {
-            key: value[atoms] if isinstance(value, np.ndarray) and value.shape[:1] == (n,) else value
+            key: value[atoms] if shape_of(value)[:1] == (n,) and key not in _OF_FRAMES else value
             for key, value in values.items()
         }
         numbers, positions = numbers[atoms], positions[atoms]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fireassay.data.formats.asedb import is_json_database, read_json_database
 from fireassay.data.formats.compressed import open_text
 from fireassay.data.formats.npz import CELLS, LABELS, NUMBERS, POSITIONS
-from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame
+from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame, shape_of
 from fireassay.errors import InputError
 
 _NUMBERS = (*NUMBERS, "species_list")
@@ -25,7 +25,7 @@ GROUP: Final = "json_path"
 _PYMATGEN_NAMES: Final = {
     "energy": ("uncorrected_total_energy", "energy"),
     "forces": ("forces", "force"),
-    "stress": ("stress", "virial_stress"),
+    "stress": ("stress", "virial_stress"),  # the latter of mlearn: kbar in the order of LAMMPS
     "group": (GROUP,),
 }
 
@@ -58,17 +58,22 @@ def read_json(path: Path) -> Content:
     if not pymatgen:
         return Content(str(path), "JSON", frames, {**LABELS, "group": ("config_type", "group", "walker")})
     names = dict(_PYMATGEN_NAMES)
-    if any("uncorrected_total_energy" in frame.values for frame in frames):
+    of_mlearn = any("virial_stress" in frame.values for frame in frames)
+    order = "xx yy zz xy xz yz" if of_mlearn else "xx yy zz xy yz zx"
+    notes = [f"stress is taken as VASP's: kbar, positive in compression, {order}"]
+    of_mptrj = any("uncorrected_total_energy" in frame.values for frame in frames)
+    if of_mptrj:
         names["energy"] = ("uncorrected_total_energy",)
-    notes = ["stress is taken as VASP's: kbar, positive in compression, xx yy zz xy yz zx"]
+        notes.append("energy is uncorrected_total_energy, which the forces belong to")
     has_stress = any(key in frame.values for frame in frames for key in names["stress"])
     return Content(
         str(path),
         "pymatgen JSON",
         frames,
         names,
-        assumed={"stress": "-kbar", "stress_order": "VASP"} if has_stress else {},
-        notes=tuple(notes if has_stress else []),
+        assumed={"stress": "-kbar", "stress_order": "LAMMPS" if of_mlearn else "VASP"} if has_stress else {},
+        notes=tuple(notes if has_stress else notes[1:]),
+        settled=of_mptrj,
     )
 
 
@@ -100,7 +105,7 @@ def _columns(content: Any) -> list[dict[str, Any]] | None:
     if isinstance(first, dict):
         keys = list(first)
         return [{name: v[key] for name, v in columns.items() if isinstance(v, dict) and key in v} for key in keys]
-    if isinstance(first, list) and np.ndim(_array(first[0])) == 2:
+    if isinstance(first, list) and len(shape_of(_array(first[0]))) == 2:
         n = len(first)
         split = {name: value for name, value in columns.items() if isinstance(value, list) and len(value) == n}
         rest = {name: value for name, value in content.items() if name not in split}
@@ -140,7 +145,9 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings among the values, such as `outputs`, laid beside them."""
     flat = {key: value for key, value in values.items() if not isinstance(value, dict)}
     for outer, inner in values.items():
-        if isinstance(inner, dict):
+        if isinstance(inner, dict) and inner.get("@module") == "numpy":
+            flat[outer] = inner
+        elif isinstance(inner, dict):
             flat |= {key if key not in flat else f"{outer}.{key}": value for key, value in inner.items()}
     return flat
 
@@ -237,7 +244,9 @@ def _atomic_numbers(values: Any) -> NDArray[np.int64]:
 
 
 def _array(value: Any) -> Any:
-    """A list of numbers as an array; anything else as it is."""
+    """A list of numbers, or numpy's array as monty writes it, as an array; anything else as it is."""
+    if isinstance(value, dict) and value.get("@module") == "numpy" and "data" in value:
+        value = value["data"]
     if not isinstance(value, list) or not value:
         return value
     try:
