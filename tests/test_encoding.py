@@ -22,7 +22,7 @@ def calls(path: Path) -> list[tuple[int, str]]:
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
-        if name not in TEXT or owner in ("os", "safetensors"):
+        if name not in TEXT or owner in ("os", "safetensors", "tarfile", "lmdb"):
             continue
         modes = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)]
         binary = any(isinstance(mode, str) and "b" in mode and len(mode) <= 3 for mode in modes)

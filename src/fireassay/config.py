@@ -71,6 +71,9 @@ class Data(Settings):
     accept: list[str] = Field(
         default_factory=list, description="kinds of findings about the data that do not stop, such as [units]"
     )
+    on_disk: bool | None = Field(
+        default=None, description="keep the frames on disk and not in memory; default: those of files beyond 256 MB"
+    )
     limit: int | None = Field(
         default=None, ge=1, description="use at most this many training frames, drawn with the seed"
     )

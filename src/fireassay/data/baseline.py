@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Final
@@ -16,10 +16,12 @@ from fireassay.data.datasets import Dataset
 from fireassay.data.frame import SYMBOLS
 from fireassay.data.keys import Keys
 from fireassay.data.readers import Source, display, read
+from fireassay.data.store import single
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 
 ALONE: Final = 8.0  # Å; an atom farther than this from its periodic images feels none of them
+_TOGETHER: Final = 20_000  # structures that are in memory at a time
 _ISOLATED: Final = re.compile(r"isolated", re.IGNORECASE)
 
 
@@ -103,7 +105,7 @@ def isolated_atoms(structures: Sequence[Structure]) -> dict[int, float]:
     Raises InputError when two frames of one element differ by more than 1 meV.
     """
     e0: dict[int, float] = {}
-    for structure in structures:
+    for structure in single(structures):
         if structure.energy is None or not is_isolated(structure):
             continue
         z = int(structure.atomic_numbers[0])
@@ -140,20 +142,18 @@ def fit_e0(structures: Sequence[Structure]) -> FittedE0:
 
     Raises InputError when no frame has an energy.
     """
-    species = sorted({int(z) for s in structures for z in s.atomic_numbers})
-    labelled = [s for s in structures if s.energy is not None]
-    if not labelled:
+    species = _species(structures)
+    counts, energies = _energies(structures, species)
+    if not len(energies):
         raise InputError(
             "isolated-atom energies cannot be fitted: no frame has an energy; name the file's key with "
             f"{keys_option({'energy': 'KEY'})}, or train on forces alone from baseline.e0=zero"
         )
-    counts = _compositions(labelled, species)
-    energies = np.array([s.energy for s in labelled], dtype=np.float64)
     solution, _, rank, singular = np.linalg.lstsq(counts, energies, rcond=None)
     residual = (energies - counts @ solution) / counts.sum(axis=1)
     return FittedE0(
         e0={z: float(value) for z, value in zip(species, solution, strict=True)},
-        n_frames=len(labelled),
+        n_frames=len(energies),
         n_compositions=len(np.unique(counts, axis=0)),
         n_species=len(species),
         rank=int(rank),
@@ -174,29 +174,51 @@ def statistics(structures: Sequence[Structure], e0: Mapping[int, float] | None =
     """
     if not structures:
         raise InputError("statistics need at least one structure, got none")
-    species = sorted({int(z) for s in structures for z in s.atomic_numbers})
+    species = _species(structures)
     zero = given_e0(e0, species) if e0 is not None else dict.fromkeys(species, 0.0)
-    labelled = [s for s in structures if s.energy is not None]
-    counts = _compositions(labelled, species)
-    energies = np.array([s.energy for s in labelled], dtype=np.float64)
+    counts, energies = _energies(structures, species)
     per_atom = (energies - counts @ np.array([zero[z] for z in species])) / counts.sum(axis=1)
-    forced = [s for s in structures if s.forces is not None]
-    forces = np.concatenate([s.forces[s.forced] for s in forced if s.forces is not None] or [np.zeros((0, 3))])
-    numbers = np.concatenate([s.atomic_numbers[s.forced] for s in forced] or [np.zeros(0, dtype=np.int64)])
+    squares, numbers, largest = np.zeros(119), np.zeros(119), 0.0
+    for block in _blocks(structures):
+        forces = np.concatenate([s.forces[s.forced] for s in block if s.forces is not None] or [np.zeros((0, 3))])
+        atoms = np.concatenate([s.atomic_numbers[s.forced] for s in block])
+        squares += np.bincount(atoms, weights=np.square(forces).sum(axis=1), minlength=119)
+        numbers += np.bincount(atoms, minlength=119)
+        largest = max(largest, float(np.abs(forces).max(initial=0.0)))
+    forced = np.flatnonzero(numbers)
     return Statistics(
-        energy_per_atom_mean=float(per_atom.mean()) if labelled else None,
-        energy_per_atom_std=float(per_atom.std()) if labelled else None,
-        force_rms=_rms(forces) if forced else None,
-        force_rms_by_species={int(z): _rms(forces[numbers == z]) for z in np.unique(numbers)},
-        force_max=float(np.abs(forces).max()) if forced else None,
+        energy_per_atom_mean=float(per_atom.mean()) if len(energies) else None,
+        energy_per_atom_std=float(per_atom.std()) if len(energies) else None,
+        force_rms=float(np.sqrt(squares.sum() / (3 * numbers.sum()))) if len(forced) else None,
+        force_rms_by_species={int(z): float(np.sqrt(squares[z] / (3 * numbers[z]))) for z in forced},
+        force_max=largest if len(forced) else None,
         average_atoms=float(np.mean([len(s) for s in structures])),
     )
+
+
+def _blocks(structures: Sequence[Structure]) -> Iterator[list[Structure]]:
+    """The structures in groups that fit into memory, wherever they are kept."""
+    for first in range(0, len(structures), _TOGETHER):
+        yield [structures[k] for k in range(first, min(first + _TOGETHER, len(structures)))]
+
+
+def _species(structures: Sequence[Structure]) -> list[int]:
+    found = [np.unique(np.concatenate([s.atomic_numbers for s in block])) for block in _blocks(structures)]
+    return np.unique(np.concatenate(found)).tolist()
+
+
+def _energies(
+    structures: Sequence[Structure], species: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compositions (K, n) and energies (K,) of the structures that have one."""
+    counts, energies = [], []
+    for block in _blocks(structures):
+        labelled = [s for s in block if s.energy is not None]
+        counts.append(_compositions(labelled, species))
+        energies.append(np.array([s.energy for s in labelled], dtype=np.float64))
+    return np.concatenate(counts), np.concatenate(energies)
 
 
 def _compositions(structures: Sequence[Structure], species: Sequence[int]) -> NDArray[np.float64]:
     counts = [np.bincount(s.atomic_numbers, minlength=max(species) + 1)[list(species)] for s in structures]
     return np.array(counts, dtype=np.float64).reshape(len(structures), len(species))
-
-
-def _rms(values: NDArray[np.float64]) -> float:
-    return float(np.sqrt(np.mean(values**2)))

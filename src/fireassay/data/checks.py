@@ -80,13 +80,14 @@ def refuse(findings: Sequence[Finding], accept: Sequence[str]) -> None:
 
 def check(read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str) -> list[Finding]:
     """All findings about the labels of what was read, those that stop first."""
-    found = [finding for one in read_as for finding in _of_keys(one)]
-    found += _missing(read_as, structures, where)
-    found += _physics(read_as, structures, where)
+    found = [finding for one in read_as for finding in key_findings(one)]
+    found += label_findings(read_as, structures, where)
+    found += physics(read_as, structures, where)
     return sorted(found, key=lambda finding: not finding.stops)
 
 
-def _of_keys(one: Interpretation) -> Iterator[Finding]:
+def key_findings(one: Interpretation) -> Iterator[Finding]:
+    """What a file's keys and the values under them say."""
     yield from _unread(one)
     yield from _levels(one)
     yield from _partial(one)
@@ -214,8 +215,10 @@ def _asymmetric(one: Interpretation) -> Iterator[Finding]:
             )
 
 
-def _missing(read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str) -> Iterator[Finding]:
-    """Labels that are NaN, stresses without a cell, and labels that only a part of the frames has."""
+def label_findings(
+    read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str, coverage: bool = True
+) -> Iterator[Finding]:
+    """Labels that are NaN, stresses without a cell, and, with `coverage`, labels that only a part of the frames has."""
     nan: dict[str, int] = {}
     without_volume = 0
     for one in read_as:
@@ -237,7 +240,7 @@ def _missing(read_as: Sequence[Interpretation], structures: Sequence[Structure],
             f"{where}: {without_volume} of {total} frames have a stress but no periodic cell: their stress is left out",
         )
     n = max(len(structures), 1)
-    for label in ("energy", "forces", "stress"):
+    for label in ("energy", "forces", "stress") if coverage else ():
         count = sum(getattr(s, label) is not None for s in structures)
         if 0 < count < n:
             yield Finding(
@@ -255,7 +258,8 @@ def _has_nan(value: Any) -> bool:
     return is_number(value) and bool(np.isnan(float(value)))
 
 
-def _physics(read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str) -> Iterator[Finding]:
+def physics(read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str) -> Iterator[Finding]:
+    """What physics says of units, signs and stresses."""
     foreign = unit_findings(read_as, structures, where)
     yield from foreign
     if not foreign and any(s.forces is not None for s in structures):

@@ -71,6 +71,7 @@ class Content:
     assumed: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     settled: bool = False
+    size: int = 0  # bytes of the file that a piece of a content took
 
 
 def key_shapes(frames: list[Frame]) -> dict[str, tuple[str, int]]:

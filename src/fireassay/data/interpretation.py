@@ -31,14 +31,18 @@ class Interpretation:
         return self.content.frames
 
 
-def interpret(content: Content, keys: Keys | None, units: Mapping[str, str] | None) -> Interpretation:
+def interpret(
+    content: Content, keys: Keys | None, units: Mapping[str, str] | None, strict: bool = True
+) -> Interpretation:
     """How the content is read with the keys and units that the user gives.
+
+    A piece of a file, `strict=False`, may lack keys that the user names.
 
     Units that the file declares are taken where the user names none; those that its format is known to have come last.
 
     Raises InputError for keys that the file does not have, unknown units, and units that contradict declared ones.
     """
-    mapped = resolve(content, keys)
+    mapped = resolve(content, keys, strict)
     declared = {**_declared_in_frames(content), **content.units}
     given = dict(units or {})
     Units.of(given)

@@ -48,13 +48,13 @@ _NO_ENERGY = re.compile(r"tol|cut|free|kinetic|per_atom|fermi|zero_point|zpe|gap
 Mapped = dict[str, tuple[str, ...]]  # the keys that hold a label, none when it is not read
 
 
-def resolve(content: Content, keys: Keys | None) -> Mapped:
+def resolve(content: Content, keys: Keys | None, strict: bool = True) -> Mapped:
     """For each of `LABELS` the keys that hold it, none when it is not read.
 
     `keys` goes before the standard names of the format; a label mapped to None is left unread, one mapped to several
     keys is read from the first that a frame has. One mapping serves several files, so a temperature or group that a
     file lacks is not read there. Charge and spin are read under all of their standard names, which have to agree, but
-    not where these hold a number per atom.
+    not where these hold a number per atom. With `strict=False` a mapped key may be lacking.
 
     Raises InputError for an unknown label, a mapped label key that the file lacks, and standard names that compete.
     """
@@ -68,7 +68,7 @@ def resolve(content: Content, keys: Keys | None) -> Mapped:
     mapped: Mapped = {}
     for label in LABELS:
         if label in keys:
-            mapped[label] = _given(label, _listed(keys[label]), found, where)
+            mapped[label] = _given(label, _listed(keys[label]), found, where, strict)
             continue
         present = [name for name in _standard(content, label, found) if name not in taken]
         if label in STATES:
@@ -96,9 +96,9 @@ def _listed(keys: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if keys is None else (keys,) if isinstance(keys, str) else tuple(keys)
 
 
-def _given(label: str, keys: tuple[str, ...], found: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _given(label: str, keys: tuple[str, ...], found: Mapping[str, Any], where: str, strict: bool) -> tuple[str, ...]:
     present = tuple(key for key in keys if key in found)
-    if keys and not present and label not in _OPTIONAL:
+    if strict and keys and not present and label not in _OPTIONAL:
         wanted = " or ".join(map(repr, keys))
         raise InputError(f"{where}: has no key {wanted} for {label}{nearest(keys[0], found)}; found {sorted(found)}")
     return present

@@ -13,11 +13,13 @@ from scipy.spatial import KDTree
 from fireassay.data.checks import Finding, check, check_accepted, refuse, unit_findings
 from fireassay.data.conversion import structure_of
 from fireassay.data.formats.loading import Source, load
+from fireassay.data.ingest import is_large, stored
 from fireassay.data.interpretation import interpret
 from fireassay.data.keys import Keys, require_labels
 from fireassay.data.neighbours import completed_cell
 from fireassay.data.structure import Structure
 from fireassay.errors import DataWarning, InputError
+from fireassay.progress import Progress
 
 CLOSEST: Final = 0.1  # Å; two atoms nearer than this are one atom written twice
 
@@ -27,7 +29,7 @@ Index = int | str | slice | Sequence[int] | None
 class Reading(NamedTuple):
     """Structures, and what the checks found that does not forbid to use them."""
 
-    structures: list[Structure]
+    structures: Sequence[Structure]
     findings: list[Finding]
 
 
@@ -56,11 +58,11 @@ def read(
 
     Raises InputError, in one line, for everything that cannot be read as meant; nothing in a file is executed.
     """
-    structures, findings = read_checked(path, keys, units, index, labels, elements, accept)
+    structures, findings = read_checked(path, keys, units, index, labels, elements, accept, on_disk=False)
     for finding in findings:
         if finding.kind == "unread":
             warnings.warn(finding.line, DataWarning, stacklevel=2)
-    return structures
+    return list(structures)
 
 
 def read_checked(
@@ -71,10 +73,22 @@ def read_checked(
     labels: bool = True,
     elements: Sequence[str] | None = None,
     accept: Sequence[str] = (),
+    on_disk: bool | None = None,
+    progress: Progress | None = None,
 ) -> Reading:
-    """As `read`, with the findings that do not stop instead of warnings."""
+    """As `read`, with the findings that do not stop instead of warnings.
+
+    Frames of a large file, or with `on_disk`, are kept in a store on disk (`fireassay.data.ingest`): the structures are
+    a view of it.
+    """
     where = display(path)
     check_accepted(accept)
+    if index is None and labels and (is_large(path) if on_disk is None else on_disk):
+        frames, findings, meta = stored(path, keys, units, elements, check_distances, progress)
+        if not (meta["mapped"]["energy"] or meta["mapped"]["forces"]):
+            raise InputError(f"{where}: no energies and no forces recognised; keys found: {', '.join(meta['keys'])}")
+        refuse(findings, accept)
+        return Reading(frames, [finding for finding in findings if not finding.stops or finding.kind in accept])
     read_as = [interpret(content, keys, units) for content in load(path, elements)]
     frames = _chosen([(one, frame) for one in read_as for frame in one.frames], index, where)
     structures = [structure_of(frame, one.mapped, one.units) for one, frame in frames]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,13 @@ class Structure:
                 f"{self.where}: pbc is {self.pbc.tolist()} but the cell {self.cell.tolist()} spans no volume "
                 "in a periodic direction; set pbc to F or give the cell"
             )
+
+    @classmethod
+    def unchecked(cls, **values: Any) -> Structure:
+        """A structure of values that were checked before, all fields given."""
+        structure = object.__new__(cls)
+        structure.__dict__.update(values)
+        return structure
 
     def _check_electrons(self) -> None:
         nuclei = int(self.atomic_numbers.sum())

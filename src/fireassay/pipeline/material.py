@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 
 from fireassay.config import Data
 from fireassay.data.baseline import isolated_atoms, read_e0
-from fireassay.data.fingerprint import fingerprint
+from fireassay.data.fingerprint import fingerprint, fingerprint_of
+from fireassay.data.ingest import SAMPLE
 from fireassay.data.inspect import quality
 from fireassay.data.readers import Reading, Source, display, read_checked
 from fireassay.data.split import split_blocks, split_group, split_random, split_temperature
+from fireassay.data.store import StoredFrames, chosen, sample
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
+from fireassay.progress import Progress
 
 _SAID_ELSEWHERE: Final = frozenset({"charge"})  # by training, which knows what the potential uses
 
@@ -24,18 +28,20 @@ _SAID_ELSEWHERE: Final = frozenset({"charge"})  # by training, which knows what 
 class Material:
     """The frames of a run, by what they are for."""
 
-    train: list[Structure]
-    validation: list[Structure]
-    test: dict[str, list[Structure]]
+    train: Sequence[Structure]
+    validation: Sequence[Structure]
+    test: dict[str, Sequence[Structure]]
     start: Structure
-    reference: list[Structure]
+    reference: Sequence[Structure]
     isolated: dict[int, float]  # E0 in eV by atomic number, as far as the files tell
     notes: tuple[str, ...] = ()  # what the checks of the training frames found that does not forbid to use them
 
     @property
     def fingerprint(self) -> str:
         """That of training and validation frames together."""
-        return fingerprint([*self.train, *self.validation])
+        if any(isinstance(part, StoredFrames) for part in (self.train, self.validation)):
+            return fingerprint_of([fingerprint(self.train), fingerprint(self.validation)])
+        return fingerprint(chain(self.train, self.validation))
 
     def fingerprints(self) -> dict[str, str]:
         """That of the frames of each split; test splits under their names."""
@@ -45,28 +51,34 @@ class Material:
     @property
     def species(self) -> list[int]:
         """Atomic numbers among training and validation frames, ascending."""
-        return sorted({int(z) for s in [*self.train, *self.validation] for z in s.atomic_numbers})
+        return sorted({int(z) for s in chain(self.train, self.validation) for z in np.unique(s.atomic_numbers)})
 
 
-def read_material(data: Data, seed: int) -> Material:
+def read_material(data: Data, seed: int, progress: Progress | None = None) -> Material:
     """Reads and splits the files of a configuration's data section. Raises InputError when one cannot be used."""
 
-    def frames(source: Source, labels: bool = True) -> list[Structure]:
+    def frames(source: Source, labels: bool = True) -> Sequence[Structure]:
         return reading(source, labels).structures
 
     def reading(source: Source, labels: bool = True) -> Reading:
-        return read_checked(source, data.keys, data.units, labels=labels, elements=data.elements, accept=data.accept)
+        return read_checked(
+            source, data.keys, data.units, labels=labels, elements=data.elements, accept=data.accept,
+            on_disk=data.on_disk, progress=progress,
+        )  # fmt: skip
 
     everything, findings = reading(data.train)
-    notes = [finding.line for finding in (*findings, *quality(everything)) if finding.kind not in _SAID_ELSEWHERE]
+    found = [*findings, *quality(sample(everything, SAMPLE))]
+    notes = [finding.line for finding in found if finding.kind not in _SAID_ELSEWHERE]
+    if isinstance(everything, StoredFrames):
+        notes.append(f"the {len(everything)} frames are kept on disk in {everything.store.folder}; delete it when done")
     rng = np.random.default_rng(seed)
     if data.validation.file is not None:
         train, validation = everything, frames(data.validation.file)
     else:
-        chosen, held_out = _split(everything, data, rng)
-        train, validation = [everything[k] for k in chosen], [everything[k] for k in held_out]
+        kept, held_out = _split(everything, data, rng)
+        train, validation = chosen(everything, kept), chosen(everything, held_out)
     if data.limit is not None and data.limit < len(train):
-        train = [train[k] for k in sorted(rng.permutation(len(train))[: data.limit])]
+        train = chosen(train, sorted(rng.permutation(len(train))[: data.limit]))
     if not train:
         raise InputError(
             f"{display(data.train)}: the split leaves no training frames of {len(everything)}; lower data.validation"

@@ -19,6 +19,7 @@ from fireassay.data.datasets import Dataset
 from fireassay.data.electronic_state import ambiguity
 from fireassay.data.fingerprint import fingerprint
 from fireassay.data.readers import display
+from fireassay.data.store import StoredFrames, numbered
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError, Interrupted
 from fireassay.pipeline import folder as folders
@@ -62,7 +63,7 @@ def run_training(
         if leader and before is not None:
             _accept(before, config, folder)
         device = device_of(config)
-        material = read_material(config.data, config.seed)
+        material = read_material(config.data, config.seed, progress if leader else None)
         record = _checked_record(folder, material, config) if leader and before is not None else None
         if before is not None and ended:
             _apply(before, config, folder, record, tell)
@@ -198,7 +199,7 @@ def build(config: Config, material: Material, progress: Progress) -> Built:
     validation = Dataset(material.validation, cutoff, progress) if material.validation else None
     neighbours = average_neighbours(train)
     network = config.model.build(species, neighbours, config.seed).to(dtype_of(config))
-    doubt = ambiguity([*material.train, *material.validation], network.uses)
+    doubt = ambiguity(_stated(material), network.uses)
     if doubt.refusal is not None:
         raise InputError(doubt.refusal)
     scale = _scale(config, material.train)
@@ -216,6 +217,14 @@ def build(config: Config, material: Material, progress: Progress) -> Built:
     missed = _missed_atoms(material, potential.arguments["e0"])
     notes = [*material.notes, *(note for note in (doubt.warning, missed) if note is not None)]
     return Built(train, validation, potential.to(dtype_of(config)), record, tuple(notes))
+
+
+def _stated(material: Material) -> Sequence[Structure]:
+    """The frames that charge and spin may set apart: of those on disk the ones that have any."""
+    parts = (material.train, material.validation)
+    if not any(isinstance(part, StoredFrames) for part in parts):
+        return [*material.train, *material.validation]
+    return [part[k] for part in parts for k in sorted({*numbered(part, "charge"), *numbered(part, "spin")})]
 
 
 def _missed_atoms(material: Material, e0: Mapping[int, float]) -> str | None:
@@ -249,8 +258,8 @@ def _untrained(network: LocalPotential, frames: Sequence[Structure], scale: Any)
 
 def _sample(frames: Sequence[Structure]) -> list[Structure]:
     """At most SAMPLE frames with energies, evenly chosen."""
-    labelled = [s for s in frames if s.energy is not None]
-    return labelled[:: max(1, -(-len(labelled) // SAMPLE))]
+    labelled = numbered(frames, "energy")
+    return [frames[k] for k in labelled[:: max(1, -(-len(labelled) // SAMPLE))]]
 
 
 Network = Callable[[Sequence[Structure]], np.ndarray]

@@ -39,7 +39,7 @@ def evaluate(
     dtype = dtype or potential.dtype
     species = (species_weights(loss.forces, dataset) if species is None else species).to(device)
     batches = dataset.batches_by_edges(max_edges) if max_edges else dataset.batches_by_size(batch_size)
-    forces, stress = bool(dataset.labels.has_forces.any()), bool(dataset.labels.has_stress.any())
+    forces, stress = dataset.labelled["forces"], dataset.labelled["stress"]
     sums = Sums.zeros(device)
     with _evaluating(potential):
         for chosen in batches[ranks.rank :: ranks.world]:

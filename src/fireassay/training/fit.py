@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from fireassay.data.datasets import Dataset
+from fireassay.data.fingerprint import fingerprint
+from fireassay.data.store import StoredFrames
 from fireassay.errors import InputError
 from fireassay.potential import Potential
 from fireassay.progress import Progress, Silent
@@ -223,6 +225,9 @@ def _fingerprint(
 
 def _content(dataset: Dataset) -> dict[str, Any]:
     """Size and hash of a data set. Positions and labels count, provenance does not."""
+    if isinstance(dataset.structures, StoredFrames):
+        content = fingerprint(dataset.structures)
+        return {"structures": len(dataset), "cutoff": dataset.cutoff, "content": content}
     parts: list[Any] = [dataset.atomic_numbers.numpy(), dataset.structure_sizes.numpy()]
     parts += [value.numpy() for value in dataset.labels]
     for structure in dataset.structures:

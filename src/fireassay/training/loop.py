@@ -436,7 +436,7 @@ def _needed(recipe: Recipe, error_log: ErrorLogging, train: Dataset) -> tuple[bo
     """Whether a training step needs forces, and stress."""
     losses = (recipe.loss_in(1), recipe.loss_in(2))
     forces, stress = (any(needed(loss, label) for loss in losses) for label in ("forces", "stress"))
-    return forces or (error_log.enabled and bool(train.labels.has_forces.any())), stress
+    return forces or (error_log.enabled and train.labelled["forces"]), stress
 
 
 def _measured(metrics: dict[str, float], name: str) -> float:

@@ -129,11 +129,20 @@ def expected_denominators(dataset: Dataset, loss: Loss, species: SpeciesWeights,
     loss of the whole training set, whatever the batch size: a label that few structures have counts as much as it does
     there, in whichever batches it lies, and a structure's weight is not divided away where it is alone.
     """
-    labels = dataset.labels
-    structure = torch.repeat_interleave(torch.arange(len(dataset)), dataset.structure_sizes)
-    frames = Weighed.of(labels, dataset.atomic_numbers, structure, species.to("cpu"), weights.to("cpu"))
-    nothing = Errors(*(torch.zeros_like(value) for value in (labels.energy, labels.forces, labels.stress)))
-    return _term_sums(nothing, frames, loss)[1] / max(len(dataset), 1)
+    sums, of_all = [], weights.to("cpu")
+    first_atom = dataset.structure_sizes.cumsum(0) - dataset.structure_sizes
+    for chosen in dataset.blocks():
+        labels = dataset.labels_at(chosen)
+        numbers, structure = dataset.numbers_at(chosen)
+        at = int(first_atom[chosen[0]])
+        of_block = Weights(
+            None if of_all.structures is None else of_all.structures[chosen],
+            None if of_all.atoms is None else of_all.atoms[at : at + len(numbers)],
+        )
+        frames = Weighed.of(labels, numbers, structure, species.to("cpu"), of_block)
+        nothing = Errors(*(torch.zeros_like(value) for value in (labels.energy, labels.forces, labels.stress)))
+        sums.append(_term_sums(nothing, frames, loss)[1])
+    return torch.stack(sums).sum(0) / max(len(dataset), 1)
 
 
 def metrics_of(loss: Loss, sums: Sums) -> dict[str, float]:
@@ -188,7 +197,7 @@ def check_validation(loss: Loss, dataset: Dataset, monitor: str) -> str | None:
 
 
 def _labelled(dataset: Dataset) -> dict[str, bool]:
-    return {label: bool(getattr(dataset.labels, f"has_{label}").any()) for label in LABELS}
+    return {label: dataset.labelled[label] for label in LABELS}
 
 
 def _masked(error: Tensor, mask: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ _COLUMNS = (
 )
 _MORE = ("key_value_pairs", "data")
 _TYPES = frozenset({"int8", "int16", "int32", "int64", "uint8", "float32", "float64", "bool"})
+_ROWS: Final = 2000  # of a database that are read together
 _LARGEST: Final = 1 << 30  # bytes of one row in LMDB, unpacked
 _ROW_KEYS = frozenset({"numbers", "positions"})
 _NOT_VALUES = frozenset(
@@ -58,6 +59,14 @@ def read_asedb(path: Path) -> Content:
 
     Raises InputError when the file is no ASE database or a row is damaged.
     """
+    contents = list(stream_asedb(path))
+    frames = [frame for content in contents for frame in content.frames]
+    return Content(str(path), "ASE database", frames, units=contents[0].units)
+
+
+def stream_asedb(path: Path) -> Iterator[Content]:
+    """The rows of a database in pieces. Raises as `read_asedb` does, where it comes to it."""
+    empty = True
     try:
         with _connected(path) as connection:
             present = {row[1] for row in connection.execute("PRAGMA table_info(systems)")}
@@ -65,16 +74,20 @@ def read_asedb(path: Path) -> Content:
             if missing:
                 raise InputError(f"{path}: an sqlite file, but no ASE database: its table systems lacks {missing}")
             names = [name for name in (*_COLUMNS, *_MORE) if name in present]
-            rows = connection.execute(f"SELECT {', '.join(names)} FROM systems ORDER BY id").fetchall()
-            metadata = _metadata(connection)
+            units = declared_units(_metadata(connection))
+            (count,) = connection.execute("SELECT count(*) FROM systems").fetchone()
+            share = path.stat().st_size // max(count, 1)
+            cursor = connection.execute(f"SELECT {', '.join(names)} FROM systems ORDER BY id")
+            while rows := cursor.fetchmany(_ROWS):
+                empty = False
+                frames = [_frame(dict(zip(names, row, strict=True)), str(path)) for row in rows]
+                yield Content(str(path), "ASE database", frames, units=units, size=share * len(rows))
     except (sqlite3.Error, OverflowError) as error:
         raise InputError(
             f"{path}: cannot be read as an ASE database ({error}); it may be damaged, get it again"
         ) from error
-    if not rows:
+    if empty:
         raise InputError(f"{path}: the database has no rows, needs at least one")
-    frames = [_frame(dict(zip(names, row, strict=True)), str(path)) for row in rows]
-    return Content(str(path), "ASE database", frames, units=declared_units(metadata))
 
 
 @contextmanager

@@ -57,13 +57,32 @@ def read_extxyz(path: Path) -> Content:
     Raises InputError with file, frame and line for anything that is cut short or malformed, for a key or column that
     is given twice, and for a cell under another name than Lattice.
     """
-    frames: list[Frame] = []
-    with open_text(path) as text:
-        for blocks in _chunks(text, str(path)):
-            frames.extend(_frames(blocks, str(path)))
-    if not frames:
-        raise InputError(f"{path}: the file is empty, needs at least one frame in extended XYZ")
+    frames = [frame for content in stream_extxyz(path) for frame in content.frames]
     return Content(str(path), "extended XYZ", frames)
+
+
+def stream_extxyz(path: Path) -> Iterator[Content]:
+    """The frames of a file in pieces of about `_CHUNK` characters. Raises as `read_extxyz`, where it comes to it."""
+    empty, place = True, 0
+    with open_text(path) as text:
+        raw = getattr(text, "buffer", None)
+        for blocks in _chunks(text, str(path)):
+            frames = _frames(blocks, str(path))
+            empty = empty and not frames
+            at = _position(raw)
+            yield Content(str(path), "extended XYZ", frames, size=max(0, at - place))
+            place = max(place, at)
+    if empty:
+        raise InputError(f"{path}: the file is empty, needs at least one frame in extended XYZ")
+
+
+def _position(raw: Any) -> int:
+    """How far a file has been read, compressed or not, in bytes of the file."""
+    inner = getattr(raw, "_fp", None) or getattr(raw, "fileobj", None) or raw  # what gzip, xz and bzip2 read from
+    try:
+        return int(getattr(getattr(inner, "file", inner), "tell", int)())
+    except (OSError, ValueError, TypeError):
+        return 0
 
 
 def _chunks(text: TextIO | io.StringIO, file: str) -> Iterator[list[_Block]]:
