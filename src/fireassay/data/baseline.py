@@ -16,7 +16,7 @@ from fireassay.data.datasets import Dataset
 from fireassay.data.frame import SYMBOLS
 from fireassay.data.keys import Keys
 from fireassay.data.readers import Source, display, read
-from fireassay.data.store import single
+from fireassay.data.store import single, sizes_of, species_of
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 
@@ -142,7 +142,7 @@ def fit_e0(structures: Sequence[Structure]) -> FittedE0:
 
     Raises InputError when no frame has an energy.
     """
-    species = _species(structures)
+    species = species_of(structures)
     counts, energies = _energies(structures, species)
     if not len(energies):
         raise InputError(
@@ -174,7 +174,7 @@ def statistics(structures: Sequence[Structure], e0: Mapping[int, float] | None =
     """
     if not structures:
         raise InputError("statistics need at least one structure, got none")
-    species = _species(structures)
+    species = species_of(structures)
     zero = given_e0(e0, species) if e0 is not None else dict.fromkeys(species, 0.0)
     counts, energies = _energies(structures, species)
     per_atom = (energies - counts @ np.array([zero[z] for z in species])) / counts.sum(axis=1)
@@ -192,7 +192,7 @@ def statistics(structures: Sequence[Structure], e0: Mapping[int, float] | None =
         force_rms=float(np.sqrt(squares.sum() / (3 * numbers.sum()))) if len(forced) else None,
         force_rms_by_species={int(z): float(np.sqrt(squares[z] / (3 * numbers[z]))) for z in forced},
         force_max=largest if len(forced) else None,
-        average_atoms=float(np.mean([len(s) for s in structures])),
+        average_atoms=float(np.mean(sizes_of(structures))),
     )
 
 
@@ -200,11 +200,6 @@ def _blocks(structures: Sequence[Structure]) -> Iterator[list[Structure]]:
     """The structures in groups that fit into memory, wherever they are kept."""
     for first in range(0, len(structures), _TOGETHER):
         yield [structures[k] for k in range(first, min(first + _TOGETHER, len(structures)))]
-
-
-def _species(structures: Sequence[Structure]) -> list[int]:
-    found = [np.unique(np.concatenate([s.atomic_numbers for s in block])) for block in _blocks(structures)]
-    return np.unique(np.concatenate(found)).tolist()
 
 
 def _energies(

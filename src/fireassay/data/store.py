@@ -27,6 +27,7 @@ _FRAMES: Final = {
     "frame": ("i8", 1),
 }  # fmt: skip
 META: Final = "store.json"
+_BLOCK: Final = 1 << 16  # structures that are looked at together
 _KEPT: Final = 1 << 28  # bytes that may stay mapped after they were read
 
 
@@ -141,6 +142,27 @@ def numbered(structures: Sequence[Structure], name: str) -> list[int]:
     if isinstance(structures, StoredFrames):
         return np.flatnonzero(~np.isnan(structures.column(name))).tolist()
     return [k for k, s in enumerate(structures) if getattr(s, name) is not None]
+
+
+def species_of(structures: Sequence[Structure]) -> list[int]:
+    """Atomic numbers that occur, ascending."""
+    if not isinstance(structures, StoredFrames):
+        return sorted({z for s in structures for z in np.unique(s.atomic_numbers).tolist()})
+    found = np.zeros(256, dtype=bool)
+    store, sizes = structures.store, structures.sizes
+    for first in range(0, len(structures), _BLOCK):
+        part, size = structures.indices[first : first + _BLOCK], sizes[first : first + _BLOCK]
+        start = np.cumsum(size) - size
+        places = np.arange(int(size.sum())) + np.repeat(store.first[part] - start, size)
+        found[np.unique(store.arrays["numbers"][places])] = True
+    return np.flatnonzero(found).tolist()
+
+
+def sizes_of(structures: Sequence[Structure]) -> NDArray[np.int64]:
+    """Numbers of atoms (S,)."""
+    if isinstance(structures, StoredFrames):
+        return structures.sizes
+    return np.array([len(s) for s in structures], dtype=np.int64)
 
 
 def single(structures: Sequence[Structure]) -> list[Structure]:

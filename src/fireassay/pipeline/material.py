@@ -16,7 +16,7 @@ from fireassay.data.ingest import SAMPLE
 from fireassay.data.inspect import quality
 from fireassay.data.readers import Reading, Source, display, read_checked
 from fireassay.data.split import split_blocks, split_group, split_random, split_temperature
-from fireassay.data.store import StoredFrames, chosen, sample
+from fireassay.data.store import StoredFrames, chosen, sample, species_of
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.progress import Progress
@@ -51,7 +51,7 @@ class Material:
     @property
     def species(self) -> list[int]:
         """Atomic numbers among training and validation frames, ascending."""
-        return sorted({int(z) for s in chain(self.train, self.validation) for z in np.unique(s.atomic_numbers)})
+        return sorted({*species_of(self.train), *species_of(self.validation)})
 
 
 def read_material(data: Data, seed: int, progress: Progress | None = None) -> Material:

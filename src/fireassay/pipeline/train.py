@@ -32,8 +32,10 @@ from fireassay.progress import Progress
 from fireassay.records.provenance import environment, renewal
 from fireassay.records.run import BaselineRecord, DataRecord, IsolatedAtoms, RunRecord, TrainingRecord
 from fireassay.training.fit import FitResult, fit
+from fireassay.training.recipe import Recipe
 
 SAMPLE = 500  # frames on which an untrained network is looked at
+HISTOGRAMS = 2 << 30  # bytes that the error log may take
 MISSED = 0.05  # eV by which E0 may miss an isolated atom without a word
 
 Tell = Callable[[str], None]
@@ -127,10 +129,9 @@ def _train(
             tell(note)
         folders.store_config(folder, config)
         record.save(folder)
+    recipe = _recipe(config.training, built.train)
     try:
-        result = fit(
-            built.potential, built.train, built.validation, config.training, folder, device=device, progress=progress
-        )
+        result = fit(built.potential, built.train, built.validation, recipe, folder, device=device, progress=progress)
     except (Interrupted, InputError) as stop:
         if leader:
             record.changed(status="interrupted" if isinstance(stop, Interrupted) else "failed").save(folder)
@@ -215,8 +216,31 @@ def build(config: Config, material: Material, progress: Progress) -> Built:
         average_neighbours=neighbours,
     )
     missed = _missed_atoms(material, potential.arguments["e0"])
-    notes = [*material.notes, *(note for note in (doubt.warning, missed) if note is not None)]
+    lost = _unlogged(config.training, train)
+    notes = [*material.notes, *(note for note in (doubt.warning, missed, lost) if note is not None)]
     return Built(train, validation, potential.to(dtype_of(config)), record, tuple(notes))
+
+
+def _unlogged(recipe: Recipe, train: Dataset) -> str | None:
+    """Why the error log is left out, None where it fits or was not asked for. Raises InputError where it was asked for.
+
+    A histogram for every atom is kept in memory.
+    """
+    log = recipe.error_log
+    size = 8 * train.n_atoms * (log.bins + 2)
+    if not log.enabled or size <= HISTOGRAMS:
+        return None
+    why = f"the error log of {train.n_atoms} atoms with {log.bins} bins would take {size / 1e9:.3g} GB"
+    if "enabled" in log.model_fields_set:
+        raise InputError(f"{why}; lower training.error_log.bins, or set training.error_log.enabled=false")
+    return f"{why} and is left out: there are no uncertainties by LTAU; fewer bins (training.error_log.bins) take less"
+
+
+def _recipe(recipe: Recipe, train: Dataset) -> Recipe:
+    """The recipe with an error log only where that fits into memory."""
+    if _unlogged(recipe, train) is None:
+        return recipe
+    return recipe.model_copy(update={"error_log": recipe.error_log.model_copy(update={"enabled": False})})
 
 
 def _stated(material: Material) -> Sequence[Structure]:
