@@ -376,12 +376,21 @@ def inspect_file(
     key: Keys = None,
     unit: Units = None,
     json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures to this file: distributions, a map, leaks, splits.")
+    ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Show keys, labels and their coverage, elements, periodicity, statistics, duplicates and suspicious units."""
     with _reported():
         from fireassay.data.inspect import inspect
 
         names, options = _reading(files, key, unit)
+        if html is not None:
+            from fireassay.pipeline.data_page import write_data_page
+
+            typer.echo(write_data_page(names, html, options.keys, options.units, options.elements, _progress(quiet)))
+            return
         inspection = inspect(names, options.keys, options.units, options.elements)
         typer.echo(inspection.to_json() if json else inspection.to_text())
 

@@ -143,7 +143,10 @@ class _Choices:
         self.stress = any(s.stress is not None and s.solid for s in frames)
         self.forces = any(s.forces is not None for s in frames)
         self.energies = any(s.energy is not None for s in frames)
-        self.validation, self.split = _split(frames, files)
+        if files.validation is not None:
+            self.validation, self.split = {"file": files.validation}, "a file of its own"
+        else:
+            self.validation, self.split = suggested_split(frames)
         self.cutoff, self.cutoff_reason = _cutoff(self.frames)
         self.e0, self.e0_reason = self._isolated(frames, files)
 
@@ -166,10 +169,8 @@ class _Choices:
         return "fit", f"least squares, rank {fitted.rank} of {fitted.n_species} elements"
 
 
-def _split(frames: Sequence[Structure], files: Files) -> tuple[dict[str, Any], str]:
+def suggested_split(frames: Sequence[Structure]) -> tuple[dict[str, Any], str]:
     """How validation frames are held out, and why."""
-    if files.validation is not None:
-        return {"file": files.validation}, "a file of its own"
     count = int(np.clip(round(0.1 * len(frames)), 1, 500)) if len(frames) > 1 else 0
     groups = {s.provenance.group for s in frames}
     if len(groups) >= 5 and None not in groups and len(groups) <= len(frames) / 2:

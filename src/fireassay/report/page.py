@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
@@ -23,6 +23,7 @@ from fireassay.records import write_text
 from fireassay.records.typed import encode
 from fireassay.report import interactive, printed
 from fireassay.report.criteria import Criteria
+from fireassay.report.figures import Figure
 from fireassay.report.methods import Methods, all_sources, methods
 from fireassay.report.runs import Run, load_runs
 from fireassay.report.sections import KINDS, SECTIONS, atoms, generic, training
@@ -94,10 +95,55 @@ def render(
     title: str | None,
 ) -> str:
     """The page as text. All words from records are escaped; scripts run only if their hash is in the page's policy."""
+    return _rendered(
+        "report.html.j2",
+        [figure for chapter in chapters for figure in chapter.figures],
+        viewer,
+        title=title or _title(runs),
+        runs=runs,
+        chapters=chapters,
+        verdict=judgement,
+        methods=procedure,
+        beside=True,
+        sources=all_sources(runs),
+        records=[(run, _machine(run)) for run in runs],
+    )
+
+
+class Subject(NamedTuple):
+    """What a page on data has in the place of a potential: a file under its name."""
+
+    index: int
+    label: str
+
+
+def render_data(
+    subjects: Sequence[str],
+    chapters: Sequence[Chapter],
+    title: str,
+    headline: str,
+    stops: Sequence[str],
+    remarks: Sequence[str],
+) -> str:
+    """A page on data files in the look of the report: what stops training, what needs attention, then the chapters."""
+    return _rendered(
+        "data.html.j2",
+        [figure for chapter in chapters for figure in chapter.figures],
+        {},
+        title=title,
+        runs=[Subject(index, label) for index, label in enumerate(subjects)],
+        chapters=chapters,
+        beside=False,
+        headline=headline,
+        stops=stops,
+        remarks=remarks,
+    )
+
+
+def _rendered(template: str, figures: Sequence[Figure], viewer: dict[str, Any], **values: Any) -> str:
     environment = Environment(loader=FunctionLoader(_part), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["spaced"] = spaced
-    figures = [figure for chapter in chapters for figure in chapter.figures]
     scripts = [_part("theme.js"), get_plotlyjs(), _part("molecule.js") + _part("report.js")]
     scripts = [script.replace("\r\n", "\n").replace("\r", "\n") for script in scripts]
     data = {
@@ -105,16 +151,9 @@ def render(
         "viewer": viewer,
         "looks": {theme: _palette(theme) for theme in ("light", "dark")},
     }
-    return environment.get_template("report.html.j2").render(
-        title=title or _title(runs),
-        runs=runs,
+    return environment.get_template(template).render(
         looks=LOOKS,
-        chapters=chapters,
-        verdict=judgement,
-        methods=procedure,
         viewer=viewer,
-        sources=all_sources(runs),
-        records=[(run, _machine(run)) for run in runs],
         alt=alternative_text,
         policy=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
         style=Markup(_part("style.css")),
@@ -122,6 +161,7 @@ def render(
         data=Markup(embedded(data)),
         written=time.strftime("%Y-%m-%d %H:%M %Z"),
         version=_version(),
+        **values,
     )
 
 
