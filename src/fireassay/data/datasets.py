@@ -19,7 +19,7 @@ from fireassay.errors import InputError
 from fireassay.progress import Progress, Silent, track
 
 Indices = Tensor | Sequence[int] | NDArray[np.integer]
-BLOCK = 1 << 16  # structures that are looked at together where a whole set is
+BLOCK = 1 << 14  # structures that are looked at together where a whole set is
 
 
 class Batch(NamedTuple):
