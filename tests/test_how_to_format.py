@@ -27,11 +27,11 @@ def test_a_format_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     spec.loader.exec_module(loaded)
     monkeypatch.setitem(loading.READERS, "blocks", lambda path, elements: loaded.read_blocks(path))
     known = loading._by_content
-    monkeypatch.setattr(
-        loading,
-        "_by_content",
-        lambda path, raw, head: "blocks" if head.startswith(b"atoms ") else known(path, raw, head),
-    )
+
+    def by_content(path: Path, raw: bytes, head: bytes) -> str | None:
+        return "blocks" if head.startswith(b"atoms ") else known(path, raw, head)
+
+    monkeypatch.setattr(loading, "_by_content", by_content)
     path = tmp_path / "run.out"
     row = "C 0 0 0 0 0 -0.1\nO 0 0 2.1 0 0 0.1\n"
     path.write_text(f"atoms 2\nenergy -1.5\n{row}atoms 2\nenergy -1.4\n{row}")
