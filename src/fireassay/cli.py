@@ -379,6 +379,9 @@ def inspect_file(
     html: Annotated[
         Path | None, typer.Option(help="Write a page with pictures to this file: distributions, a map, leaks, splits.")
     ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Take statistics from so many frames; of files beyond 256 MB from 5000.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Show keys, labels and their coverage, elements, periodicity, statistics, duplicates and suspicious units."""
@@ -391,7 +394,8 @@ def inspect_file(
 
             typer.echo(write_data_page(names, html, options.keys, options.units, options.elements, _progress(quiet)))
             return
-        inspection = inspect(names, options.keys, options.units, options.elements)
+        source = names[0] if len(names) == 1 else names
+        inspection = inspect(source, options.keys, options.units, options.elements, sample, _progress(quiet))
         typer.echo(inspection.to_json() if json else inspection.to_text())
 
 

@@ -28,7 +28,7 @@ from fireassay.progress import Progress, Silent
 LARGE: Final = 256 << 20  # bytes of a file from which on its frames are kept on disk
 SAMPLE: Final = 5000  # frames that physics is asked of
 _PACKED: Final = 5  # times that a compressed file grows, about
-_VERSION: Final = 1  # of what a store holds
+_VERSION: Final = 2  # of what a store holds
 _STREAMS: Final = {"extended XYZ": stream_extxyz, "ASE database": stream_asedb}
 
 

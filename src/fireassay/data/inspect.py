@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fireassay.data.baseline import fit_e0, is_isolated, isolated_atoms, statistics
 from fireassay.data.checks import Finding, check
@@ -16,19 +17,23 @@ from fireassay.data.conversion import structure_of
 from fireassay.data.electronic_state import STATES, ambiguity, counted
 from fireassay.data.formats.loading import Source, described, load, said
 from fireassay.data.frame import SYMBOLS, Frame, key_shapes
+from fireassay.data.ingest import SAMPLE, is_large, stored
 from fireassay.data.interpretation import Interpretation, interpret
 from fireassay.data.keys import Keys, lookalikes
 from fireassay.data.readers import check_distances, display
 from fireassay.data.similarity import duplicates, energy_force_consistency
+from fireassay.data.store import StoredFrames, numbered, sample
 from fireassay.data.stress_check import stress_consistency
 from fireassay.data.structure import Structure
 from fireassay.data.unit_check import energy_unit, force_unit, hydrogen_stiffness, sampled
 from fireassay.errors import InputError
+from fireassay.progress import Progress
 from fireassay.units import GIGAPASCAL
 
 VACUUM: Final = 4.0  # Å of empty space along every lattice vector that make a periodic frame an isolated molecule
 _NET_FORCE: Final = 0.05  # eV/Å
 _PROBLEMS: Final = 10
+_BLOCK: Final = 10_000  # frames whose atoms are counted together
 
 
 @dataclass(frozen=True)
@@ -117,31 +122,88 @@ def inspect(
     keys: Keys | None = None,
     units: Mapping[str, str] | None = None,
     elements: Sequence[str] | None = None,
+    count: int | None = None,
+    progress: Progress | None = None,
 ) -> Inspection:
     """Everything there is to know of a data file before training on it.
 
     Arguments as for `fireassay.data.readers.read`. Missing labels, foreign units and unusable frames are reported,
-    not refused; a file that cannot be read at all raises InputError.
+    not refused; a file that cannot be read at all raises InputError. Of a large file (`fireassay.data.ingest`), or with
+    `count`, statistics are those of about `count` frames, by default `SAMPLE`, in runs that are spread evenly; numbers
+    of frames, atoms, elements and labels are always those of the whole.
     """
     where = display(path)
+    if is_large(path) and count is None:
+        count = SAMPLE
+    if count is not None:
+        frames, findings, meta = stored(path, keys, units, elements, check_distances, progress)
+        return _inspection(
+            where,
+            meta["format"],
+            frames,
+            sample(frames, count),
+            [],
+            _keys(meta["keys"], [{label: tuple(keys) for label, keys in meta["mapped"].items()}]),
+            findings,
+            {f"{quantity} read in": unit for quantity, unit in meta["units"].items()},
+            meta["notes"],
+            [],
+        )
     contents = load(path, elements)
     read_as = [interpret(content, keys, units) for content in contents]
-    frames = [frame for one in read_as for frame in one.frames]
     structures, problems = _structures(read_as)
-    findings = [*check(read_as, structures, where), *quality(structures)]
+    findings = check(read_as, structures, where)
+    shapes: dict[str, tuple[str, int]] = {}
+    for one in read_as:
+        for name, (kind, number) in key_shapes(one.frames).items():
+            shapes[name] = (kind, number + shapes.get(name, (kind, 0))[1])
+    return _inspection(
+        where,
+        described(contents),
+        [frame for one in read_as for frame in one.frames],
+        structures,
+        problems,
+        _keys(shapes, [one.mapped for one in read_as]),
+        findings,
+        _read_in(read_as),
+        said(contents),
+        read_as,
+    )
+
+
+def _inspection(
+    where: str,
+    file_format: str,
+    whole: Sequence[Frame] | StoredFrames,
+    structures: Sequence[Structure],
+    problems: list[str],
+    keys: list[Key],
+    found: Sequence[Finding],
+    names: dict[str, Any],
+    notes: Sequence[str],
+    read_as: Sequence[Interpretation],
+) -> Inspection:
+    """The inspection of `structures`, which are those of the whole or a sample of them."""
+    findings = [*found, *quality(structures)]
     isolated = isolated_atoms(structures)
     e0, energy = _energies(structures, isolated)
     repeated = duplicates(structures)
-    sizes = [len(frame) for frame in frames]
+    sizes, elements, compositions = _atoms(whole)
+    partly = isinstance(whole, StoredFrames) and len(structures) < len(whole)
+    notes = [*notes, f"statistics are those of {len(structures)} of {len(whole)} frames"] if partly else list(notes)
     return Inspection(
         path=where,
-        format=described(contents),
-        frames=len(frames),
-        atoms={"fewest in a frame": min(sizes), "most in a frame": max(sizes), "in all": sum(sizes)},
-        elements=_elements(frames),
-        compositions=len({tuple(np.bincount(f.atomic_numbers, minlength=119)) for f in frames}),
-        keys=_keys(read_as),
-        coverage=_coverage(structures),
+        format=file_format,
+        frames=len(whole),
+        atoms={
+            "fewest in a frame": int(sizes.min()),
+            "most in a frame": int(sizes.max()),
+            "in all": int(sizes.sum()),
+        },
+        elements=elements,
+        compositions=compositions,
+        keys=keys,
+        coverage=_coverage(whole if isinstance(whole, StoredFrames) else structures),
         charges={f"{value:g}": n for value, n in counted(structures, "charge").items()},
         spins={f"{value:g}": n for value, n in counted(structures, "spin").items()},
         periodicity=dict(Counter(_periodicity(s) for s in structures).most_common()),
@@ -156,10 +218,10 @@ def inspect(
             "identical to an earlier frame": len(repeated.identical),
             "near (below 0.01 Å)": len(repeated.near),
         },
-        units={**_read_in(read_as), **_units(structures)},
+        units={**names, **_units(structures)},
         problems=problems,
         findings=[*_nothing(read_as), *(finding.line for finding in findings), *_others(read_as, findings)],
-        notes=said(contents),
+        notes=notes,
     )
 
 
@@ -223,27 +285,42 @@ def _structures(read_as: Sequence[Interpretation]) -> tuple[list[Structure], lis
     return structures, problems
 
 
-def _keys(read_as: Sequence[Interpretation]) -> list[Key]:
-    found: dict[str, Key] = {}
-    for one in read_as:
-        labels = {key: label for label, keys in one.mapped.items() for key in keys}
-        for name, (kind, count) in key_shapes(one.frames).items():
-            before = found.get(name)
-            found[name] = Key(name, kind, count + (before.frames if before else 0), labels.get(name))
-    return list(found.values())
+def _keys(shapes: Mapping[str, Any], mapped: Sequence[Mapping[str, tuple[str, ...]]]) -> list[Key]:
+    """Every key with its type, the number of frames that have it, and the label that it is read as."""
+    labels = {key: label for one in mapped for label, keys in one.items() for key in keys}
+    return [Key(name, kind, count, labels.get(name)) for name, (kind, count) in shapes.items()]
 
 
 def _coverage(structures: Sequence[Structure]) -> dict[str, float]:
     n = max(len(structures), 1)
-    names = ("energy", "forces", "stress", *STATES)
-    shares = {name: sum(getattr(s, name) is not None for s in structures) / n for name in names}
+    shares = {name: len(numbered(structures, name)) / n for name in ("energy", "forces", "stress", *STATES)}
     return {name: share for name, share in shares.items() if share or name not in STATES}
 
 
-def _elements(frames: Sequence[Frame]) -> dict[str, dict[str, int]]:
-    atoms = np.bincount(np.concatenate([f.atomic_numbers for f in frames]), minlength=119)
-    present = np.sum([np.bincount(np.unique(f.atomic_numbers), minlength=119) for f in frames], axis=0)
-    return {SYMBOLS[int(z)]: {"atoms": int(atoms[z]), "frames": int(present[z])} for z in np.flatnonzero(atoms)}
+def _atoms(
+    whole: Sequence[Frame] | StoredFrames,
+) -> tuple[NDArray[np.int64], dict[str, dict[str, int]], int]:
+    """Numbers of atoms, elements with their atoms and frames, and the number of compositions."""
+    atoms, present = np.zeros(120, dtype=np.int64), np.zeros(120, dtype=np.int64)
+    sizes, compositions = [], set()
+    for numbers, size in _blocks(whole):
+        frame = np.repeat(np.arange(len(size)), size)
+        counts = np.zeros((len(size), 120), dtype=np.int64)
+        np.add.at(counts, (frame, numbers), 1)
+        atoms += counts.sum(axis=0)
+        present += (counts > 0).sum(axis=0)
+        compositions |= {row.tobytes() for row in np.unique(counts, axis=0)}
+        sizes.append(size)
+    elements = {SYMBOLS[z]: {"atoms": int(atoms[z]), "frames": int(present[z])} for z in np.flatnonzero(atoms).tolist()}
+    return np.concatenate(sizes), elements, len(compositions)
+
+
+def _blocks(whole: Sequence[Frame] | StoredFrames) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Atomic numbers (N,) and sizes (S,) of groups of frames."""
+    for first in range(0, len(whole), _BLOCK):
+        last = min(first + _BLOCK, len(whole))
+        part = [whole[k].atomic_numbers for k in range(first, last)]
+        yield np.concatenate(part).astype(np.int64), np.array([len(numbers) for numbers in part])
 
 
 def _temperatures(structures: Sequence[Structure]) -> Counter[float]:

@@ -22,8 +22,8 @@ from fireassay.errors import InputError
 
 _ATOMS: Final = {"numbers": ("u1", 1), "positions": ("f8", 3), "forces": ("f8", 3)}  # name -> type, values an atom
 _FRAMES: Final = {
-    "size": ("i4", 1), "energy": ("f8", 1), "stress": ("f8", 9), "cell": ("f8", 9), "pbc": ("u1", 3),
-    "charge": ("f8", 1), "spin": ("f8", 1), "temperature": ("f8", 1), "group": ("i4", 1), "file": ("i4", 1),
+    "size": ("i4", 1), "forced": ("u1", 1), "energy": ("f8", 1), "stress": ("f8", 9), "cell": ("f8", 9),
+    "pbc": ("u1", 3), "charge": ("f8", 1), "spin": ("f8", 1), "temperature": ("f8", 1), "group": ("i4", 1), "file": ("i4", 1),
     "frame": ("i8", 1),
 }  # fmt: skip
 META: Final = "store.json"
@@ -138,9 +138,12 @@ class StoredFrames(Sequence[Structure]):
 
 
 def numbered(structures: Sequence[Structure], name: str) -> list[int]:
-    """Numbers of the structures that have a quantity: energy, charge or spin."""
+    """Numbers of the structures that have a quantity: energy, forces, stress, charge or spin."""
     if isinstance(structures, StoredFrames):
-        return np.flatnonzero(~np.isnan(structures.column(name))).tolist()
+        if name == "forces":
+            return np.flatnonzero(structures.column("forced")).tolist()
+        values = structures.column(name)
+        return np.flatnonzero(~np.isnan(values if values.ndim == 1 else values[:, 0])).tolist()
     return [k for k, s in enumerate(structures) if getattr(s, name) is not None]
 
 
@@ -209,6 +212,7 @@ class StoreWriter:
                 [np.full((len(s), 3), np.nan) if s.forces is None else s.forces for s in structures]
             ),
             "size": [len(s) for s in structures],
+            "forced": [bool(s.forced.any()) for s in structures],
             "energy": _filled([s.energy for s in structures]),
             "stress": [np.full((3, 3), np.nan) if s.stress is None else s.stress for s in structures],
             "cell": [s.cell for s in structures],
