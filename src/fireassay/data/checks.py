@@ -19,6 +19,7 @@ from fireassay.data.frame import Frame, is_number, is_numeric, shape_of
 from fireassay.data.interpretation import Interpretation
 from fireassay.data.keys import is_gradient, lookalikes, unread_labels
 from fireassay.data.similarity import Consistency
+from fireassay.data.store import sample
 from fireassay.data.stress_check import better_order, stress_consistency
 from fireassay.data.structure import Structure
 from fireassay.data.unit_check import force_sign, foreign_unit
@@ -35,6 +36,7 @@ STOPS: Final = {
     "stress": "the stress has another sign, unit or order than it is read with",
     "pressure": "pressures are beyond reason",
 }
+SAMPLE: Final = 2000  # structures that physics is asked of
 PRESSURE: Final = 50.0  # eV an atom, pressure times volume, beyond which a median says that the unit is another
 _SAME: Final = 1e-6
 _VIRIAL: Final = 0.05  # of the stress, by which a virial may differ from it
@@ -259,7 +261,8 @@ def _has_nan(value: Any) -> bool:
 
 
 def physics(read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str) -> Iterator[Finding]:
-    """What physics says of units, signs and stresses."""
+    """What physics says of units, signs and stresses, asked of `SAMPLE` structures in runs of neighbours."""
+    structures = sample(structures, SAMPLE)
     foreign = unit_findings(read_as, structures, where)
     yield from foreign
     if not foreign and any(s.forces is not None for s in structures):
@@ -270,6 +273,7 @@ def physics(read_as: Sequence[Interpretation], structures: Sequence[Structure], 
 def unit_findings(read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str) -> list[Finding]:
     """What physics says against the units or the sign that labels are read in."""
     names = read_as[0].names if read_as else {}
+    structures = sample(structures, SAMPLE)
     if not any(s.energy is not None or s.forces is not None for s in structures):
         return []
     evidence = foreign_unit(structures, names)

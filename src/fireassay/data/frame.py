@@ -79,8 +79,8 @@ def key_shapes(frames: list[Frame]) -> dict[str, tuple[str, int]]:
     found: dict[str, tuple[str, int]] = {}
     for frame in frames:
         for key, value in frame.values.items():
-            kind, count = found.get(key, (describe(value, len(frame)), 0))
-            found[key] = (kind, count + 1)
+            before = found.get(key)
+            found[key] = (describe(value, len(frame)), 1) if before is None else (before[0], before[1] + 1)
     return found
 
 

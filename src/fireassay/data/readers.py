@@ -21,6 +21,8 @@ from fireassay.data.structure import Structure
 from fireassay.errors import DataWarning, InputError
 from fireassay.progress import Progress
 
+_SMALL: Final = 64  # atoms, up to which all pairs of a molecule are faster than a tree
+_TOGETHER: Final = 200_000  # pairs
 CLOSEST: Final = 0.1  # Å; two atoms nearer than this are one atom written twice
 
 Index = int | str | slice | Sequence[int] | None
@@ -116,8 +118,21 @@ def display(path: Source) -> str:
 
 
 def _check_all_distances(structures: Sequence[Structure]) -> None:
+    """As `check_distances` for each; small molecules of one size are looked at together."""
+    sizes: dict[int, list[Structure]] = {}
     for structure in structures:
-        check_distances(structure)
+        if len(structure) <= _SMALL and not structure.pbc.any():
+            sizes.setdefault(len(structure), []).append(structure)
+        else:
+            check_distances(structure)
+    for size, alike in sizes.items():
+        first, second = np.triu_indices(size, 1)
+        for start in range(0, len(alike) if size > 1 else 0, _TOGETHER // size**2 + 1):
+            group = alike[start : start + _TOGETHER // size**2 + 1]
+            points = np.stack([s.positions for s in group])
+            squares = np.square(points[:, first] - points[:, second]).sum(axis=2).min(axis=1)
+            for k in np.flatnonzero(squares <= CLOSEST**2).tolist():
+                check_distances(group[k])
 
 
 def check_distances(structure: Structure) -> None:

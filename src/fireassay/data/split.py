@@ -158,7 +158,9 @@ def _labelled(labels: Sequence[str | None], names: Sequence[str]) -> Indices:
 def _checked(structures: Sequence[Structure], held_out: int) -> int:
     n = len(structures)
     if not 0 <= held_out < n:
-        raise InputError(f"cannot hold out {held_out} of {n} frames; needs at least 0 and at most {n - 1}")
+        raise InputError(
+            f"cannot hold out {held_out} of {n} frames; needs at least 0 and at most {n - 1}; set data.validation.count"
+        )
     return n
 
 

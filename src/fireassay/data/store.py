@@ -23,8 +23,8 @@ from fireassay.errors import InputError
 _ATOMS: Final = {"numbers": ("u1", 1), "positions": ("f8", 3), "forces": ("f8", 3)}  # name -> type, values an atom
 _FRAMES: Final = {
     "size": ("i4", 1), "forced": ("u1", 1), "energy": ("f8", 1), "stress": ("f8", 9), "cell": ("f8", 9),
-    "pbc": ("u1", 3), "charge": ("f8", 1), "spin": ("f8", 1), "temperature": ("f8", 1), "group": ("i4", 1), "file": ("i4", 1),
-    "frame": ("i8", 1),
+    "pbc": ("u1", 3), "charge": ("f8", 1), "spin": ("f8", 1), "temperature": ("f8", 1), "group": ("i4", 1),
+    "file": ("i4", 1), "frame": ("i8", 1),
 }  # fmt: skip
 META: Final = "store.json"
 _BLOCK: Final = 1 << 16  # structures that are looked at together

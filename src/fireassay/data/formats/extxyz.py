@@ -12,6 +12,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
@@ -296,17 +297,26 @@ def _frame(head: _Head, arrays: dict[str, NDArray]) -> Frame:
 def _columns(properties: Any, where: str) -> tuple[Column, ...] | None:
     if properties is None:
         return None
-    parts = str(properties).strip().split(":")
+    columns = _named_columns(str(properties))
+    if columns is None:
+        raise InputError(f"{where}: Properties={properties!r} is not a list of name:type:columns, type one of S R I L")
+    names = [name for name, _, _ in columns]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{where}: Properties names the column {twice!r} twice; rename one of them")
+    return columns
+
+
+@lru_cache(maxsize=256)
+def _named_columns(properties: str) -> tuple[Column, ...] | None:
+    """The columns of a text such as species:S:1:pos:R:3; None when it is none."""
+    parts = properties.strip().split(":")
     triples = list(zip(parts[::3], parts[1::3], parts[2::3], strict=False))
     if len(parts) % 3 or not all(
         name and kind in ("S", "R", "I", "L") and count.isascii() and count.isdigit() and 0 < int(count[:4]) < 1000
         for name, kind, count in triples
     ):
-        raise InputError(f"{where}: Properties={properties!r} is not a list of name:type:columns, type one of S R I L")
-    names = [name for name, _, _ in triples]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{where}: Properties names the column {twice[0]!r} twice; rename one of them")
+        return None
     return tuple((name, kind, int(count)) for name, kind, count in triples)
 
 
@@ -437,16 +447,23 @@ def _cell(lattice: Any, where: str) -> NDArray[np.float64]:
 
 
 def _pbc(pbc: str | None, has_lattice: bool, where: str) -> NDArray[np.bool_]:
-    """Three flags of a text such as "T T F", "1 1 0", "TTF", [true, true, false]; one flag stands for all."""
     if pbc is None:
         return np.full(3, has_lattice)
-    tokens = str(pbc).strip("[](){}").replace(",", " ").split()
-    tokens = [token.strip("\"'") for token in tokens]
+    flags = _periodic(str(pbc))
+    if flags is None:
+        raise InputError(f'{where}: pbc={pbc!r} is not three of T and F, such as pbc="T T F"')
+    return np.array(flags)
+
+
+@lru_cache(maxsize=256)
+def _periodic(pbc: str) -> tuple[bool, ...] | None:
+    """Three flags of a text such as "T T F", "1 1 0", "TTF", [true, true, false]; one flag stands for all."""
+    tokens = [token.strip("\"'") for token in pbc.strip("[](){}").replace(",", " ").split()]
     if len(tokens) == 1 and tokens[0] not in _FLAGS and len(tokens[0]) == 3:
         tokens = list(tokens[0])
     if len(tokens) not in (1, 3) or not set(tokens) <= _FLAGS.keys():
-        raise InputError(f'{where}: pbc={pbc!r} is not three of T and F, such as pbc="T T F"')
-    return np.broadcast_to(np.array([_FLAGS[token] for token in tokens]), (3,)).copy()
+        return None
+    return tuple(_FLAGS[token] for token in (tokens * 3)[:3])
 
 
 def parse_comment(comment: str, where: str) -> dict[str, Any]:
