@@ -48,7 +48,7 @@ def written(folder: Path, count: int, molecules: int) -> Path:
         chosen = [frames[(k + j) % len(frames)] for j in range(molecules)]
         joined = Structure(
             np.concatenate([s.atomic_numbers for s in chosen]),
-            np.concatenate([[*s.positions, 15.0 * j, 0, 0] for j, s in enumerate(chosen)]),
+            np.concatenate([s.positions + np.array([15.0 * j, 0, 0]) for j, s in enumerate(chosen)]),
             energy=sum(s.energy or 0.0 for s in chosen),
             forces=np.concatenate([s.forces for s in chosen if s.forces is not None]),
         )
