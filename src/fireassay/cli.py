@@ -414,14 +414,21 @@ def convert_data(
     split: Annotated[str | None, typer.Option(help="Parts with their shares, as train=0.8,test=0.2.")] = None,
     method: Annotated[str, typer.Option(help="random, blocks, group or temperature.")] = "random",
     seed: Annotated[int, typer.Option(help="Of the random splits.")] = 0,
+    quiet: Quiet = False,
 ) -> None:
-    """Write data in another format, in eV and Å, every label to the last digit, whole or in splits."""
+    """Write data in another format, in eV and Å, every label to the last digit, whole or in splits.
+
+    What stops a training stops here too: labels under another key or in another unit would be lost or wrong.
+    """
     with _reported():
         from fireassay.data.convert import convert
         from fireassay.data.readers import read_checked
 
         options = _reading([source, *(overrides or [])], key, unit)[1]
-        reading = read_checked(source, options.keys, options.units, index, False, options.elements, options.accept)
+        reading = read_checked(
+            source, options.keys, options.units, index, elements=options.elements, accept=options.accept,
+            progress=_progress(quiet), required=False,
+        )  # fmt: skip
         written, notes = convert(reading, target, _shares(split), method, seed)
         for note in notes:
             _tell(note)

@@ -19,7 +19,7 @@ from pydantic import Field, SerializeAsAny, field_validator
 from fireassay.assays import ASSAYS
 from fireassay.data.checks import check_accepted
 from fireassay.data.conversion import Units
-from fireassay.data.formats.ase_formats import known_elements
+from fireassay.data.formats.elements import known_elements
 from fireassay.data.keys import LABELS
 from fireassay.errors import InputError, nearest
 from fireassay.model_settings import FROM_DATA, AnyModel
@@ -48,7 +48,7 @@ class Validation(Settings):
 
 
 class Data(Settings):
-    """Files, folders, patterns, lists of these, or embedded sets such as 3bpa-xtb/train_300K (docs/data.md)."""
+    """Files, folders, patterns, lists of these, or embedded sets such as 3bpa-xtb/train_300K."""
 
     train: Files = Field(description="training frames: a file, a pattern such as run-*/OUTCAR, or a list")
     validation: Validation = Validation()

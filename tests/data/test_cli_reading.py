@@ -65,7 +65,17 @@ def test_a_sample_says_that_it_is_one(tmp_path: Path, monkeypatch: pytest.Monkey
     result = CliRunner().invoke(app, ["data", "inspect", "3bpa-xtb/train_300K", "--sample", "100", "--json", "-q"])
     found = json.loads(result.output)
     assert found["frames"] == 500
-    assert found["notes"] == ["statistics are those of 100 of 500 frames"]
+    assert found["notes"][-1] == "statistics are those of 100 of 500 frames"
+    assert str(tmp_path) in found["notes"][0]
     whole = json.loads(CliRunner().invoke(app, ["data", "inspect", "3bpa-xtb/train_300K", "--json"]).output)
     for name in ("atoms", "elements", "compositions", "coverage", "keys"):
         assert found[name] == whole[name], name
+
+
+def test_labels_under_another_key_are_not_lost_in_converting(path: Path) -> None:
+    result = CliRunner().invoke(app, ["data", "convert", str(path), str(path.with_name("d.xyz"))])
+    assert result.exit_code == 2
+    assert "dft_total_gradient" in result.output
+    bare = path.with_name("e.xyz")
+    bare.write_text("2\n\nC 0 0 0\nO 0 0 1.1\n")
+    assert CliRunner().invoke(app, ["data", "convert", str(bare), str(path.with_name("f.db"))]).exit_code == 0

@@ -13,7 +13,7 @@ from fireassay.data.datasets import Dataset
 from fireassay.data.fingerprint import fingerprint
 from fireassay.data.ingest import is_large
 from fireassay.data.readers import read, read_checked
-from fireassay.data.store import StoredFrames, StoreWriter, chosen, sample
+from fireassay.data.store import StoredFrames, StoreWriter, chosen, remove_leftovers, sample
 from fireassay.data.writing import write
 from fireassay.errors import InputError
 
@@ -128,7 +128,9 @@ def test_only_large_files_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not is_large(path)
     monkeypatch.setattr("fireassay.data.ingest.LARGE", 1000)
     assert is_large(path)
-    assert not is_large([path])
+    assert is_large([path, path])
+    assert is_large(tmp_path)
+    (tmp_path / "b.npz").write_bytes(path.read_bytes())
     assert not is_large(tmp_path)
 
 
@@ -150,3 +152,74 @@ def test_training_from_disk_equals_training_from_memory(project) -> None:
         runs.append(load_file(folder / "potential.safetensors"))
     assert runs[0].keys() == runs[1].keys()
     assert all(np.array_equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_files_of_other_units_keep_their_own(tmp_path: Path) -> None:
+    frames = read(SOURCES[0], index=":20")
+    write(frames, tmp_path / "ev.xyz")
+    text = (tmp_path / "ev.xyz").read_text()
+    (tmp_path / "declared.xyz").write_text(text.replace(" energy=", " energy_unit=kcal/mol energy="))
+    files = [tmp_path / "ev.xyz", tmp_path / "declared.xyz"]
+    for on_disk in (False, True):
+        found = read_checked(files, on_disk=on_disk, accept=["units"]).structures
+        assert [s.energy for s in found[:20]] == [s.energy for s in frames]
+        first = found[20].energy
+        assert first is not None
+        assert frames[0].energy is not None
+        assert first == pytest.approx(frames[0].energy * 0.0433641042418)
+
+
+def test_units_are_asked_of_each_files_own(tmp_path: Path) -> None:
+    frames = read(SOURCES[0], index=":40")
+    write(frames, tmp_path / "ev.xyz")
+    text = (tmp_path / "ev.xyz").read_text()
+    (tmp_path / "wrong.xyz").write_text(text.replace(" energy=", " energy_unit=kcal/mol energy="))
+    with pytest.raises(InputError, match=r"wrong.xyz: labels look like eV and Å.* not like kcal/mol"):
+        read([tmp_path / "ev.xyz", tmp_path / "wrong.xyz"])
+
+
+def test_a_store_of_a_pattern_or_a_folder_knows_its_files(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write(read(SOURCES[0], index=":5"), tmp_path / "data" / "a.xyz")
+    for source in (str(tmp_path / "data" / "*.xyz"), str(tmp_path / "data")):
+        (tmp_path / "data" / "b.xyz").unlink(missing_ok=True)
+        assert len(read_checked(source, on_disk=True).structures) == 5
+        write(read(SOURCES[0], index="5:8"), tmp_path / "data" / "b.xyz")
+        assert len(read_checked(source, on_disk=True).structures) == 8
+
+
+def test_a_second_process_that_stores_the_same_frames_takes_those_of_the_first(tmp_path: Path) -> None:
+    frames = read(SOURCES[1], index=":3")
+    first, second = StoreWriter(tmp_path / "store"), StoreWriter(tmp_path / "store")
+    second._part = tmp_path / "store.other.part"
+    (tmp_path / "store.other.part").mkdir()
+    for writer in (first, second):
+        writer.add(frames)
+    meta = {"source": "x"}
+    first.close(meta)
+    assert len(second.close(meta)) == 3
+    assert not (tmp_path / "store.other.part").exists()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    for name in (f"a.{os.getpid()}.part", "b.999999999.part"):
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.part")] == [f"a.{os.getpid()}.part"]
+
+
+@pytest.mark.parametrize("count", [1, 10, 29])
+def test_samples_smaller_than_a_run(count: int) -> None:
+    frames = read(SOURCES[0], index=":30")
+    assert len(sample(frames, count)) == count
+
+
+def test_an_lmdb_is_stored_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lmdb")
+    from format_files import aselmdb
+
+    monkeypatch.setattr("fireassay.data.formats.asedb._ROWS", 5)
+    aselmdb(tmp_path / "a.aselmdb")
+    assert fingerprint(read_checked(tmp_path / "a.aselmdb", on_disk=True).structures) == fingerprint(
+        read(tmp_path / "a.aselmdb")
+    )

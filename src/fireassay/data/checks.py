@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -44,7 +44,8 @@ _ASYMMETRY: Final = 1e-3
 _COMPONENTS: Final = 5  # of a stress that change the shape
 _FRAMES: Final = 1000  # looked at for what two keys hold
 _THEORY: Final = re.compile(
-    r"ref|dft|ccsd|mp2|xtb|hf|pbe|b3lyp|wb97|scan|qm|true|target|label|old|new|corrected|cbs|dz|tz", re.IGNORECASE
+    r"(?<![a-z])(ref|dft|ccsd|mp2|xtb|hf|pbe|b3lyp|wb97|scan|qm|true|target|label|old|new|(un)?corrected|cbs|dz|tz)",
+    re.IGNORECASE,
 )
 
 
@@ -82,10 +83,38 @@ def refuse(findings: Sequence[Finding], accept: Sequence[str]) -> None:
 
 def check(read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str) -> list[Finding]:
     """All findings about the labels of what was read, those that stop first."""
-    found = [finding for one in read_as for finding in key_findings(one)]
+    found = _once([finding for one in read_as for finding in key_findings(one)])
     found += label_findings(read_as, structures, where)
-    found += physics(read_as, structures, where)
+    for alike in _by_units(read_as):
+        files = {one.content.file for one in alike}
+        of_files = [s for s in structures if len(read_as) == len(alike) or s.provenance.file in files]
+        found += physics(alike, of_files, where if len(read_as) == len(alike) else _name(alike))
     return sorted(found, key=lambda finding: not finding.stops)
+
+
+def _by_units(read_as: Sequence[Interpretation]) -> list[list[Interpretation]]:
+    """Files that are read in the same units: physics is asked of each such group by itself."""
+    groups: dict[tuple[tuple[str, str], ...], list[Interpretation]] = {}
+    for one in read_as:
+        groups.setdefault(tuple(sorted(one.names.items())), []).append(one)
+    return list(groups.values())
+
+
+def _name(read_as: Sequence[Interpretation]) -> str:
+    first = read_as[0].content.file
+    return first if len(read_as) == 1 else f"{first} and {len(read_as) - 1} more"
+
+
+def _once(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings that many files share, said of the first one."""
+    alike: dict[tuple[str, bool, str], list[Finding]] = {}
+    for finding in findings:
+        said = re.sub(r"[\d.]+", "", finding.sentence.partition(": ")[2])
+        alike.setdefault((finding.kind, finding.stops, said), []).append(finding)
+    return [
+        first if not more else replace(first, sentence=f"{first.sentence} (and so in {len(more)} other files)")
+        for first, *more in alike.values()
+    ]
 
 
 def key_findings(one: Interpretation) -> Iterator[Finding]:
@@ -183,8 +212,11 @@ def _virials(one: Interpretation) -> Iterator[Finding]:
         volume = volume_of(frame.cell) * one.units.length**3
         if stress is None or w is None or volume == 0:
             continue
-        a = tensor_of(frame, "stress", one.mapped["stress"], stress, one.units.stress_order)
-        b = tensor_of(frame, "virial", (virial,), w, one.units.stress_order)
+        try:
+            a = tensor_of(frame, "stress", one.mapped["stress"], stress, one.units.stress_order)
+            b = tensor_of(frame, "virial", (virial,), w, one.units.stress_order)
+        except InputError:  # of another shape: it is not read, and says nothing
+            continue
         if a is None or b is None:
             continue
         a, b = a * one.units.stress, -b * one.units.virial / volume

@@ -9,6 +9,7 @@ import numpy as np
 
 from fireassay.data.readers import Reading
 from fireassay.data.split import split_blocks, split_group, split_random, split_temperature
+from fireassay.data.store import chosen
 from fireassay.data.structure import Structure
 from fireassay.data.writing import write, writer_of
 from fireassay.errors import InputError
@@ -30,16 +31,17 @@ def convert(
 
     Raises InputError for shares that do not sum to 1, paths that exist, and what the target's format cannot hold.
     """
-    parts = {"": reading.structures} if not split else parted(reading.structures, split, method, seed)
-    paths = {named(target, name): frames for name, frames in parts.items()}
+    frames = reading.structures
+    parts = parted(frames, split, method, seed) if split else {"": frames}
+    paths = {named(target, name): part for name, part in parts.items()}
     for path in paths:
         writer_of(path)
         if path.exists():
             raise InputError(f"{path} exists; name another target")
     notes = [finding.line for finding in reading.findings]
-    for path, frames in paths.items():
-        notes += [f"{path}: {note}" for note in write(frames, path)]
-    return {path: len(frames) for path, frames in paths.items()}, notes
+    for path, part in paths.items():
+        notes += [f"{path}: {note}" for note in write(part, path)]
+    return {path: len(part) for path, part in paths.items()}, notes
 
 
 def named(target: Path, part: str) -> Path:
@@ -52,20 +54,19 @@ def named(target: Path, part: str) -> Path:
 
 def parted(
     structures: Sequence[Structure], split: Mapping[str, float], method: str, seed: int
-) -> dict[str, list[Structure]]:
+) -> dict[str, Sequence[Structure]]:
     """Frames by part; what is held out last by the method goes to the last name. Raises InputError for bad shares."""
     if method not in METHODS:
         raise InputError(f"--method {method} is unknown; known are {', '.join(METHODS)}")
     if any(not share > 0 for share in split.values()) or abs(sum(split.values()) - 1) > 1e-6:
         raise InputError(f"the shares {dict(split)} have to be positive and sum to 1, as train=0.8,test=0.2")
     rng = np.random.default_rng(seed)
-    left, parts = list(structures), {}
+    left, parts = structures, {}
     names = list(split)
     for name in reversed(names[1:]):
         count = round(split[name] * len(structures))
         if not 0 < count < len(left):
             raise InputError(f"{len(structures)} frames are too few for a part {name!r} of {split[name]:g}")
         kept, held = METHODS[method](left, count, rng)
-        parts[name] = [left[k] for k in np.sort(held)]
-        left = [left[k] for k in np.sort(kept)]
+        parts[name], left = chosen(left, np.sort(held)), chosen(left, np.sort(kept))
     return {names[0]: left, **{name: parts[name] for name in names[1:]}}

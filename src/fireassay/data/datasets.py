@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -321,12 +322,12 @@ class _Computed:
 
     def __init__(self, frames: StoredFrames, cutoff: float, progress: Progress) -> None:
         self._frames, self._cutoff = frames, cutoff
-        path = frames.store.folder / f"edges-{cutoff:.6g}.i4"
+        path = frames.store.folder / f"edges-{cutoff!r}.i4"
         if not path.exists():
             everything = StoredFrames(frames.store)
             watched = track(everything, len(everything), "neighbour lists", progress)
             counts = np.fromiter((len(neighbour_list(s, cutoff)[0]) for s in watched), np.int32, len(everything))
-            part = path.with_suffix(".part")
+            part = path.with_suffix(f".{os.getpid()}.part")
             counts.tofile(part)
             part.replace(path)
         self.counts = torch.from_numpy(np.fromfile(path, dtype=np.int32)[frames.indices].astype(np.int64))

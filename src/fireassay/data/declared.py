@@ -96,7 +96,7 @@ def unit_of(quantity: str, text: str) -> str:
     """A unit as `Units.of` knows it from the words that files use for it, such as "kcal mol^-1 Ang^-1"."""
     word = re.sub(r"[\s*·]*\b([^\W\d]+)\s*(?:\*\*|\^)?\s*\(?-1\)?", r"/\1", text.strip())  # mol^-1, Ang-1
     word = re.sub(r"\s+per\s+", "/", word)
-    word = re.sub(r"[\s*·]+", "/", word).replace("(", "").replace(")", "").replace(".", "").casefold().replace("å", "å")
+    word = re.sub(r"[\s*·]+", "/", word).replace("(", "").replace(")", "").replace(".", "").casefold()
     known = {"energy": _ENERGY, "length": _LENGTH, "virial": _ENERGY, "stress": _STRESS}.get(quantity)
     if known is not None:
         return known.get(word, text)

@@ -5,46 +5,54 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from fireassay.data.advice import keys_option
 from fireassay.data.checks import Finding, key_findings, label_findings, physics
 from fireassay.data.conversion import structure_of
-from fireassay.data.embedded import find as find_embedded
-from fireassay.data.formats.asedb import stream_asedb
+from fireassay.data.formats.archive import is_archive
+from fireassay.data.formats.asedb import stream_asedb, stream_aselmdb
 from fireassay.data.formats.compressed import MAGIC
 from fireassay.data.formats.extxyz import stream_extxyz
-from fireassay.data.formats.loading import Source, format_of, load
+from fireassay.data.formats.loading import Source, files_of, format_of, load
 from fireassay.data.frame import Content, key_shapes
 from fireassay.data.interpretation import Interpretation, interpret
 from fireassay.data.keys import Keys, Mapped, resolve
-from fireassay.data.store import META, Store, StoredFrames, StoreWriter, cache_folder, sample
+from fireassay.data.store import META, Store, StoredFrames, StoreWriter, cache_folder, remove_leftovers
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.progress import Progress, Silent
 
-LARGE: Final = 256 << 20  # bytes of a file from which on its frames are kept on disk
-SAMPLE: Final = 5000  # frames that physics is asked of
+LARGE: Final = 256 << 20  # bytes of the files from which on their frames are kept on disk
+SAMPLE: Final = 5000  # frames of a store that statistics are taken from
 _PACKED: Final = 5  # times that a compressed file grows, about
-_VERSION: Final = 2  # of what a store holds
-_STREAMS: Final = {"extended XYZ": stream_extxyz, "ASE database": stream_asedb}
+_VERSION: Final = 3  # of what a store holds, and of how it is read
+_STREAMS: Final[dict[str, Callable[[Path], Iterator[Content]]]] = {
+    "extended XYZ": stream_extxyz,
+    "ASE database": stream_asedb,
+    "ASE LMDB": stream_aselmdb,
+}
 
 
 def is_large(source: Source) -> bool:
-    """Whether a source is one file of a format that is read in pieces, and large."""
-    if not isinstance(source, (str, Path)):
-        return False
-    path = Path(source)
+    """Whether a source is large, and made of files that are all read in pieces."""
     try:
-        if not path.is_file() or path.stat().st_size * _PACKED < LARGE:
+        files = files_of(source)
+        sizes = [path.stat().st_size for path in files]
+        if _PACKED * sum(sizes) < LARGE:
             return False
-        with path.open("rb") as file:
-            packed = file.read(6).startswith(tuple(MAGIC))
-        return path.stat().st_size * (_PACKED if packed else 1) > LARGE and format_of(path) in _STREAMS
+        grown = [size * (_PACKED if _packed(path) else 1) for path, size in zip(files, sizes, strict=True)]
+        return sum(grown) > LARGE and all(format_of(path) in _STREAMS for path in files)
     except (OSError, InputError):
         return False
+
+
+def _packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6).startswith(tuple(MAGIC))
 
 
 def stored(
@@ -67,11 +75,12 @@ def stored(
         store = Store(folder)
     else:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.parent)
         store = _made(source, folder, keys, units, elements, check, progress or Silent())
     frames = StoredFrames(store)
     one = replace(_first(store), names=store.meta["units"])
     found = [Finding(**finding) for finding in store.meta["findings"]]
-    found += physics([one], sample(frames, SAMPLE), _name(source))
+    found += physics([one], frames, _name(source))
     return frames, sorted(found, key=lambda finding: not finding.stops), store.meta
 
 
@@ -89,24 +98,23 @@ def _name(source: Source) -> str:
 
 
 def _key(source: Source, *settings: Any) -> str:
-    parts = [source] if isinstance(source, (str, Path)) else list(source)
-    files = []
-    for part in parts:
-        path = Path(part) if Path(part).exists() else find_embedded(str(part)) or Path(part)
-        state = path.stat() if path.exists() else None
-        files.append([str(path.resolve()), state and state.st_size, state and state.st_mtime_ns])
-    text = json.dumps([_VERSION, files, settings], sort_keys=True, default=list)
+    """A name that changes with the files, their sizes and dates, and how they are read."""
+    states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files_of(source)]
+    text = json.dumps([_VERSION, states, settings], sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _contents(source: Source, elements: Sequence[str] | None) -> Iterator[Content]:
-    """The source in pieces."""
-    if isinstance(source, (str, Path)) and Path(source).is_file():
-        stream = _STREAMS.get(format_of(Path(source)))
-        if stream is not None:
-            yield from stream(Path(source))
-            return
-    yield from load(source, elements)
+    """The source in pieces: those of one file follow one another."""
+    for part in [source] if isinstance(source, (str, Path)) else source:
+        files = files_of(part)
+        streams = [_STREAMS.get(format_of(path)) for path in files if path.is_file() and not is_archive(path)]
+        if len(streams) < len(files) or None in streams:
+            yield from load(part, elements)
+            continue
+        for path, stream in zip(files, streams, strict=True):
+            if stream is not None:
+                yield from stream(path)
 
 
 def _made(
@@ -120,7 +128,7 @@ def _made(
 ) -> Store:
     writer = StoreWriter(folder)
     reading = _Reading(keys, units)
-    size = Path(source).stat().st_size if isinstance(source, (str, Path)) and Path(source).is_file() else 0
+    size = sum(path.stat().st_size for path in files_of(source))
     try:
         progress.start(f"reading {_name(source)} into {folder}", max(size, 1))
         for content in _contents(source, elements):
@@ -147,26 +155,33 @@ class _Reading:
         self._keys, self._units = keys, units
         self._one: Interpretation | None = None
         self._mapped: Mapped = {}
+        self._mapped_in_file: Mapped = {}
+        self._units_of_files: list[dict[str, str]] = []
         self._findings: dict[str, Finding] = {}
         self._shapes: dict[str, tuple[str, int]] = {}
         self._notes: dict[str, None] = {}
 
     def interpreted(self, content: Content) -> Interpretation:
-        """The piece, read as the pieces before it."""
-        if self._one is None:
-            self._one = interpret(content, self._keys, self._units, strict=False)
-            self._mapped = dict(self._one.mapped)
-            return self._one
-        mapped = resolve(content, self._keys, strict=False)
-        for label, found in mapped.items():
-            before = self._mapped.get(label, ())
-            if label in ("energy", "forces") and before and found and before != found:
-                raise InputError(
-                    f"{content.file}: {label} is under {before[0]!r} in earlier frames and {found[0]!r} in later ones; "
-                    f"read both with data.keys={{{label}: [{before[0]}, {found[0]}]}}"
-                )
-            self._mapped[label] = tuple(dict.fromkeys((*before, *found)))
-        return replace(self._one, content=content, mapped=mapped)
+        """The piece, read as the pieces of its file before it; every file has units of its own."""
+        before = self._one
+        if before is None or before.content.file != content.file:
+            one = interpret(content, self._keys, self._units, strict=False)
+            self._units_of_files.append(dict(one.names))
+        else:
+            one = replace(before, content=content, mapped=resolve(content, self._keys, strict=False))
+            for label in ("energy", "forces"):
+                found, earlier = one.mapped[label], self._mapped_in_file[label]
+                if found and earlier and found != earlier:
+                    way = keys_option({label: [*earlier, *found]})
+                    raise InputError(
+                        f"{content.file}: {label} is under {earlier[0]!r} in earlier frames and {found[0]!r} in later "
+                        f"ones; read both with {way}"
+                    )
+        same = before is not None and before.content.file == content.file
+        self._mapped_in_file = _joined(self._mapped_in_file if same else {}, one.mapped)
+        self._mapped = _joined(self._mapped, one.mapped)
+        self._one = one
+        return one
 
     def note(self, one: Interpretation, structures: Sequence[Structure]) -> None:
         """Takes in what the piece's labels show; of one kind of finding the first is kept."""
@@ -186,9 +201,14 @@ class _Reading:
         return {
             "source": source,
             "format": self._one.content.format,
-            "units": dict(self._one.names),
+            "units": dict(set.intersection(*(set(units.items()) for units in self._units_of_files))),
             "mapped": self._mapped,
             "keys": self._shapes,
             "notes": list(self._notes),
             "findings": [vars(finding) for finding in self._findings.values()],
         }
+
+
+def _joined(one: Mapped, other: Mapped) -> Mapped:
+    """The keys of both for each label."""
+    return {label: tuple(dict.fromkeys((*one.get(label, ()), *keys))) for label, keys in other.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -21,8 +21,8 @@ from fireassay.data.ingest import SAMPLE, is_large, stored
 from fireassay.data.interpretation import Interpretation, interpret
 from fireassay.data.keys import Keys, lookalikes
 from fireassay.data.readers import check_distances, display
-from fireassay.data.similarity import duplicates, energy_force_consistency
-from fireassay.data.store import StoredFrames, numbered, sample
+from fireassay.data.similarity import Duplicates, duplicates, energy_force_consistency
+from fireassay.data.store import StoredFrames, number_blocks, numbered, sample
 from fireassay.data.stress_check import stress_consistency
 from fireassay.data.structure import Structure
 from fireassay.data.unit_check import energy_unit, force_unit, hydrogen_stiffness, sampled
@@ -33,7 +33,6 @@ from fireassay.units import GIGAPASCAL
 VACUUM: Final = 4.0  # Å of empty space along every lattice vector that make a periodic frame an isolated molecule
 _NET_FORCE: Final = 0.05  # eV/Å
 _PROBLEMS: Final = 10
-_BLOCK: Final = 10_000  # frames whose atoms are counted together
 
 
 @dataclass(frozen=True)
@@ -130,13 +129,16 @@ def inspect(
     Arguments as for `fireassay.data.readers.read`. Missing labels, foreign units and unusable frames are reported,
     not refused; a file that cannot be read at all raises InputError. Of a large file (`fireassay.data.ingest`), or with
     `count`, statistics are those of about `count` frames, by default `SAMPLE`, in runs that are spread evenly; numbers
-    of frames, atoms, elements and labels are always those of the whole.
+    of frames, atoms, elements and labels are always those of the whole. Its frames are then kept on disk, and one that
+    cannot be used raises InputError.
     """
     where = display(path)
     if is_large(path) and count is None:
         count = SAMPLE
     if count is not None:
         frames, findings, meta = stored(path, keys, units, elements, check_distances, progress)
+        if not meta["mapped"]["energy"] and not meta["mapped"]["forces"]:
+            findings = [_nothing(where), *findings]
         return _inspection(
             where,
             meta["format"],
@@ -146,13 +148,14 @@ def inspect(
             _keys(meta["keys"], [{label: tuple(keys) for label, keys in meta["mapped"].items()}]),
             findings,
             {f"{quantity} read in": unit for quantity, unit in meta["units"].items()},
-            meta["notes"],
+            [*meta["notes"], f"the frames are kept on disk in {frames.store.folder}; delete it when done"],
             [],
         )
     contents = load(path, elements)
     read_as = [interpret(content, keys, units) for content in contents]
     structures, problems = _structures(read_as)
-    findings = check(read_as, structures, where)
+    without = [one.content.file for one in read_as if not one.mapped["energy"] and not one.mapped["forces"]]
+    findings = [*map(_nothing, without), *check(read_as, structures, where)]
     shapes: dict[str, tuple[str, int]] = {}
     for one in read_as:
         for name, (kind, number) in key_shapes(one.frames).items():
@@ -220,7 +223,7 @@ def _inspection(
         },
         units={**names, **_units(structures)},
         problems=problems,
-        findings=[*_nothing(read_as), *(finding.line for finding in findings), *_others(read_as, findings)],
+        findings=[*(finding.line for finding in findings), *_others(read_as, findings)],
         notes=notes,
     )
 
@@ -233,17 +236,13 @@ def quality(structures: Sequence[Structure]) -> list[Finding]:
         "forces": _force_findings(structures),
         "charge": [line for line in doubt if line is not None],
         "vacuum": _periodicity_findings(Counter(_periodicity(s) for s in structures)),
-        "duplicates": _duplicate_findings(repeated.identical, repeated.near, len(structures)),
+        "duplicates": _duplicate_findings(repeated, structures),
     }
     return [Finding(kind, line) for kind, of_kind in lines.items() for line in of_kind]
 
 
-def _nothing(read_as: Sequence[Interpretation]) -> list[str]:
-    return [
-        f"{one.content.file}: no energies and no forces are read: nothing to train on"
-        for one in read_as
-        if not one.mapped["energy"] and not one.mapped["forces"]
-    ]
+def _nothing(file: str) -> Finding:
+    return Finding("nothing", f"{file}: no energies and no forces are read: nothing to train on")
 
 
 def _others(read_as: Sequence[Interpretation], findings: Sequence[Finding]) -> list[str]:
@@ -303,7 +302,7 @@ def _atoms(
     """Numbers of atoms, elements with their atoms and frames, and the number of compositions."""
     atoms, present = np.zeros(120, dtype=np.int64), np.zeros(120, dtype=np.int64)
     sizes, compositions = [], set()
-    for numbers, size in _blocks(whole):
+    for numbers, size in number_blocks(whole):
         frame = np.repeat(np.arange(len(size)), size)
         counts = np.zeros((len(size), 120), dtype=np.int64)
         np.add.at(counts, (frame, numbers), 1)
@@ -313,14 +312,6 @@ def _atoms(
         sizes.append(size)
     elements = {SYMBOLS[z]: {"atoms": int(atoms[z]), "frames": int(present[z])} for z in np.flatnonzero(atoms).tolist()}
     return np.concatenate(sizes), elements, len(compositions)
-
-
-def _blocks(whole: Sequence[Frame] | StoredFrames) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Atomic numbers (N,) and sizes (S,) of groups of frames."""
-    for first in range(0, len(whole), _BLOCK):
-        last = min(first + _BLOCK, len(whole))
-        part = [whole[k].atomic_numbers for k in range(first, last)]
-        yield np.concatenate(part).astype(np.int64), np.array([len(numbers) for numbers in part])
 
 
 def _temperatures(structures: Sequence[Structure]) -> Counter[float]:
@@ -466,16 +457,27 @@ def _periodicity_findings(periodicity: Counter[str]) -> list[str]:
     ]
 
 
-def _duplicate_findings(identical: np.ndarray, near: np.ndarray, n: int) -> list[str]:
-    lines = []
-    if len(identical):
-        a, b = identical[0]
-        lines.append(f"{len(identical)} of {n} frames are identical to an earlier one, such as {b} to {a}")
-    if len(near):
-        a, b = near[0]
-        advice = "split by blocks, a random split leaks" if len(near) > 0.02 * n else "keep them in one part of a split"
-        lines.append(f"{len(near)} of {n} frames are within 0.01 Å of an earlier one, such as {b} of {a}: {advice}")
+def _duplicate_findings(repeated: Duplicates, structures: Sequence[Structure]) -> list[str]:
+    n, lines = len(structures), []
+    if len(repeated.identical):
+        example = _pair(structures, *repeated.identical[0].tolist())
+        lines.append(f"{len(repeated.identical)} of {n} frames are identical to an earlier one, such as {example}")
+    if len(repeated.near):
+        example = _pair(structures, *repeated.near[0].tolist())
+        many = len(repeated.near) > 0.02 * n
+        advice = "split by blocks, a random split leaks" if many else "keep them in one part of a split"
+        lines.append(
+            f"{len(repeated.near)} of {n} frames are within 0.01 Å of an earlier one, such as {example}: {advice}"
+        )
     return lines
+
+
+def _pair(structures: Sequence[Structure], first: int, second: int) -> str:
+    """A frame and the one that it repeats, by their numbers in the file, and by their files where there are two."""
+    a, b = structures[first].provenance, structures[second].provenance
+    if a.file == b.file and None not in (a.frame, b.frame):
+        return f"{b.frame} to {a.frame}"
+    return f"{structures[second].where} to {structures[first].where}"
 
 
 def _rows(values: Mapping[str, Any]) -> list[tuple[str, ...]]:

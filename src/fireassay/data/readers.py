@@ -77,17 +77,18 @@ def read_checked(
     accept: Sequence[str] = (),
     on_disk: bool | None = None,
     progress: Progress | None = None,
+    required: bool = True,
 ) -> Reading:
     """As `read`, with the findings that do not stop instead of warnings.
 
     Frames of a large file, or with `on_disk`, are kept in a store on disk (`fireassay.data.ingest`): the structures are
-    a view of it.
+    a view of it. With `required=False` a file may be without labels, and those that it has are checked.
     """
     where = display(path)
     check_accepted(accept)
     if index is None and labels and (is_large(path) if on_disk is None else on_disk):
         frames, findings, meta = stored(path, keys, units, elements, check_distances, progress)
-        if not (meta["mapped"]["energy"] or meta["mapped"]["forces"]):
+        if required and not (meta["mapped"]["energy"] or meta["mapped"]["forces"]):
             raise InputError(f"{where}: no energies and no forces recognised; keys found: {', '.join(meta['keys'])}")
         refuse(findings, accept)
         return Reading(frames, [finding for finding in findings if not finding.stops or finding.kind in accept])
@@ -97,7 +98,7 @@ def read_checked(
     if not labels:
         _check_all_distances(structures)
         return Reading(structures, [])
-    for one in read_as:
+    for one in read_as if required else ():
         require_labels(one.content, one.mapped)
     try:
         _check_all_distances(structures)

@@ -6,11 +6,13 @@ through a set of any size takes little memory.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from fireassay.data.structure import Provenance, Structure
 from fireassay.errors import InputError
+from fireassay.records.files import write_text
 
 _ATOMS: Final = {"numbers": ("u1", 1), "positions": ("f8", 3), "forces": ("f8", 3)}  # name -> type, values an atom
 _FRAMES: Final = {
@@ -27,7 +30,7 @@ _FRAMES: Final = {
     "file": ("i4", 1), "frame": ("i8", 1),
 }  # fmt: skip
 META: Final = "store.json"
-_BLOCK: Final = 1 << 16  # structures that are looked at together
+_BLOCK: Final = 1 << 14  # structures that are looked at together
 _KEPT: Final = 1 << 28  # bytes that may stay mapped after they were read
 
 
@@ -124,7 +127,7 @@ class StoredFrames(Sequence[Structure]):
         if path.exists():
             return path.read_text(encoding="utf-8")
         text = made()
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
         return text
 
     @property
@@ -147,17 +150,24 @@ def numbered(structures: Sequence[Structure], name: str) -> list[int]:
     return [k for k, s in enumerate(structures) if getattr(s, name) is not None]
 
 
+def number_blocks(items: Sequence[Any]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Atomic numbers (N,) and sizes (S,) of structures or frames, in groups, without making those of a store."""
+    for first in range(0, len(items), _BLOCK):
+        if not isinstance(items, StoredFrames):
+            part = [items[k].atomic_numbers for k in range(first, min(first + _BLOCK, len(items)))]
+            yield np.concatenate(part).astype(np.int64), np.array([len(numbers) for numbers in part])
+            continue
+        store, part = items.store, items.indices[first : first + _BLOCK]
+        size = store.arrays["size"][part].astype(np.int64)
+        places = np.arange(int(size.sum())) + np.repeat(store.first[part] - (np.cumsum(size) - size), size)
+        yield store.arrays["numbers"][places].astype(np.int64), size
+
+
 def species_of(structures: Sequence[Structure]) -> list[int]:
     """Atomic numbers that occur, ascending."""
-    if not isinstance(structures, StoredFrames):
-        return sorted({z for s in structures for z in np.unique(s.atomic_numbers).tolist()})
     found = np.zeros(256, dtype=bool)
-    store, sizes = structures.store, structures.sizes
-    for first in range(0, len(structures), _BLOCK):
-        part, size = structures.indices[first : first + _BLOCK], sizes[first : first + _BLOCK]
-        start = np.cumsum(size) - size
-        places = np.arange(int(size.sum())) + np.repeat(store.first[part] - start, size)
-        found[np.unique(store.arrays["numbers"][places])] = True
+    for numbers, _ in number_blocks(structures):
+        found[np.unique(numbers)] = True
     return np.flatnonzero(found).tolist()
 
 
@@ -186,6 +196,7 @@ def sample(structures: Sequence[Structure], count: int, run: int = 50) -> list[S
     """At most about `count` structures in runs of neighbours that are spread evenly; all where there are no more."""
     if len(structures) <= count:
         return list(structures)
+    run = min(run, count)
     starts = np.linspace(0, len(structures) - run, max(count // run, 1)).astype(int)
     return [structures[int(start) + k] for start in starts for k in range(run)]
 
@@ -244,15 +255,38 @@ class StoreWriter:
             file.close()
         content = {**meta, **{kind: list(places) for kind, places in self._places.items()}}
         (self._part / META).write_text(json.dumps(content), encoding="utf-8")
-        self._part.replace(self.folder)
+        try:
+            self._part.replace(self.folder)
+        except OSError:  # another process was first with the same frames
+            if not (self.folder / META).exists():
+                raise
+            shutil.rmtree(self._part, ignore_errors=True)
         return Store(self.folder)
 
     def discard(self) -> None:
         """Removes what was written so far."""
-        for name, file in self._files.items():
-            file.close()
-            (self._part / f"{name}.{({**_ATOMS, **_FRAMES})[name][0]}").unlink(missing_ok=True)
-        self._part.rmdir()
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # what is left to write to a full disk
+                file.close()
+        shutil.rmtree(self._part, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes stores beside `folder` that a killed process of this machine left half-written."""
+    for part in folder.glob("*.part"):
+        owner = part.name.split(".")[-2]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _filled(values: Sequence[float | None]) -> list[float]:

@@ -67,8 +67,11 @@ def read_material(data: Data, seed: int, progress: Progress | None = None) -> Ma
         )  # fmt: skip
 
     everything, findings = reading(data.train)
-    found = [*findings, *quality(sample(everything, SAMPLE))]
+    looked_at = sample(everything, SAMPLE)
+    found = [*findings, *quality(looked_at)]
     notes = [finding.line for finding in found if finding.kind not in _SAID_ELSEWHERE]
+    if len(looked_at) < len(everything):
+        notes.append(f"net forces and repeated frames were looked for in {len(looked_at)} of {len(everything)} frames")
     if isinstance(everything, StoredFrames):
         notes.append(f"the {len(everything)} frames are kept on disk in {everything.store.folder}; delete it when done")
     rng = np.random.default_rng(seed)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import random
 import re
 import shutil
@@ -92,3 +95,15 @@ def test_a_few_damaged_files(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_many_damaged_files(name: str, seed: int, tmp_path: Path) -> None:
     check(name, tmp_path, 46, seed)
+
+
+@pytest.mark.parametrize("name", ["a.xyz.xz", "a.xyz.gz", "a.json.bz2"])
+def test_what_unpacks_without_end_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fireassay.data.formats import compressed
+
+    monkeypatch.setattr(compressed, "SMALL", 1 << 20)
+    opener = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}[Path(name).suffix]
+    with opener(tmp_path / name, "wb") as file:
+        file.write((b"[[" if "json" in name else b"1") + b"1" * (1 << 23))
+    with pytest.raises(InputError, match="unpacks to more than 300 times its size"):
+        read(tmp_path / name)

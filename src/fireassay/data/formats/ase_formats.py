@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from fireassay.data.formats.compressed import MAGIC, head_of, open_text
-from fireassay.data.formats.mtp import numbers_of_types
-from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame
+from fireassay.data.formats.elements import numbers_of_types
+from fireassay.data.frame import Content, Frame
 from fireassay.errors import InputError
 
 LABELLED: Final = {
@@ -202,10 +202,3 @@ def _check_types(path: Path, elements: Sequence[str] | None) -> None:
                     types.add(int(words[columns.index("type")]))
     if types:
         numbers_of_types(np.array(sorted(types)), elements, 1, str(path))
-
-
-def known_elements(elements: Sequence[str] | None) -> None:
-    """Raises InputError for a symbol that is no element."""
-    for name in elements or ():
-        if name not in ATOMIC_NUMBERS:
-            raise InputError(f"elements: {name!r} is no chemical element; needed are symbols such as [Cu, Au]")

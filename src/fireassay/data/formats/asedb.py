@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -147,28 +148,40 @@ def read_aselmdb(path: Path) -> Content:
 
     Raises InputError when the package lmdb is missing, the values are pickles, which are never loaded, or are damaged.
     """
+    contents = list(stream_aselmdb(path))
+    frames = [frame for content in contents for frame in content.frames]
+    return replace(contents[0], frames=frames)
+
+
+def stream_aselmdb(path: Path) -> Iterator[Content]:
+    """The rows of an LMDB in pieces. Raises as `read_aselmdb` does, where it comes to it."""
     lmdb = required("lmdb", path)
     try_reading("lmdb", path)
-    frames: list[Frame] = []
-    metadata: Mapping[str, Any] = {}
     try:
         environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
         with environment, environment.begin() as transaction:
-            found: list[tuple[int, bytes]] = []
+            metadata: Mapping[str, Any] = {}
+            numbers: list[int] = []
             for key, value in transaction.cursor():
                 if key == b"metadata":
                     metadata = _json_mapping(_unpacked(value, path))
                 elif value[:1] == b"\x80" and not key.isdigit():
                     raise _pickled(path)
                 elif key.isdigit():
-                    found.append((int(key), value))
-            for number, value in sorted(found):
-                frames.append(_row(number, _lmdb_row(value, path, number), str(path)))
+                    numbers.append(int(key))
+            if not numbers:
+                raise InputError(f"{path}: the database has no rows, needs at least one")
+            units, ordered = declared_units(metadata), sorted(numbers)
+            for first in range(0, len(ordered), _ROWS):
+                part = ordered[first : first + _ROWS]
+                values = [transaction.get(str(number).encode()) for number in part]
+                if None in values:
+                    raise InputError(f"{path}: the numbers of its rows are not written as ASE does; it may be damaged")
+                rows = [_lmdb_row(value, path, number) for number, value in zip(part, values, strict=True)]
+                frames = [_row(number, row, str(path)) for number, row in zip(part, rows, strict=True)]
+                yield Content(str(path), "ASE LMDB", frames, units=units, size=sum(map(len, values)))
     except lmdb.Error as error:
         raise InputError(f"{path}: cannot be read as LMDB ({error}); it may be damaged, get it again") from error
-    if not frames:
-        raise InputError(f"{path}: the database has no rows, needs at least one")
-    return Content(str(path), "ASE LMDB", frames, units=declared_units(metadata))
 
 
 def _lmdb_row(value: bytes, path: Path, number: int) -> Any:

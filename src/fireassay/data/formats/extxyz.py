@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fireassay.data.formats.compressed import open_text
+from fireassay.data.formats.compressed import open_text, position
 from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame, shape_of
 from fireassay.errors import InputError
 
@@ -66,24 +66,14 @@ def stream_extxyz(path: Path) -> Iterator[Content]:
     """The frames of a file in pieces of about `_CHUNK` characters. Raises as `read_extxyz`, where it comes to it."""
     empty, place = True, 0
     with open_text(path) as text:
-        raw = getattr(text, "buffer", None)
         for blocks in _chunks(text, str(path)):
             frames = _frames(blocks, str(path))
             empty = empty and not frames
-            at = _position(raw)
+            at = position(text)
             yield Content(str(path), "extended XYZ", frames, size=max(0, at - place))
             place = max(place, at)
     if empty:
         raise InputError(f"{path}: the file is empty, needs at least one frame in extended XYZ")
-
-
-def _position(raw: Any) -> int:
-    """How far a file has been read, compressed or not, in bytes of the file."""
-    inner = getattr(raw, "_fp", None) or getattr(raw, "fileobj", None) or raw  # what gzip, xz and bzip2 read from
-    try:
-        return int(getattr(getattr(inner, "file", inner), "tell", int)())
-    except (OSError, ValueError, TypeError):
-        return 0
 
 
 def _chunks(text: TextIO | io.StringIO, file: str) -> Iterator[list[_Block]]:
@@ -229,6 +219,7 @@ class _Head(NamedTuple):
 
     @classmethod
     def of(cls, block: _Block, file: str) -> _Head:
+        """What the comment line of a block says. Raises InputError for cells, flags and columns of other forms."""
         where = f"{file} frame {block.number} (line {block.line})"
         values = parse_comment(block.comment, f"{file} frame {block.number} (line {block.line + 1})")
         special = {name: _taken(values, name, where) for name in ("properties", "lattice", "pbc")}

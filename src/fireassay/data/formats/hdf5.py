@@ -18,6 +18,7 @@ from fireassay.data.formats.extras import required, try_reading
 from fireassay.data.formats.npz import LABELS, NUMBERS, POSITIONS, frames_of
 from fireassay.data.formats.trial import GROWTH, SMALL
 from fireassay.data.frame import Content, Frame
+from fireassay.data.keys import is_gradient
 from fireassay.errors import InputError
 
 _POSITIONS = (*POSITIONS, "conformations", "atXYZ", "geometries")
@@ -194,5 +195,5 @@ def _units(group: Any, names: dict[str, tuple[str, ...]]) -> dict[str, str]:
             text = text.decode() if isinstance(text, bytes) else text
             if isinstance(text, str) and text.strip():
                 unit = unit_of(quantity, text)
-                found[quantity] = f"-{unit}" if quantity == "forces" and "grad" in key.casefold() else unit
+                found[quantity] = f"-{unit}" if quantity == "forces" and is_gradient(key) else unit
     return found

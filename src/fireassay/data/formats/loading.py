@@ -10,10 +10,11 @@ from typing import Final
 
 from fireassay.data.embedded import find as find_embedded
 from fireassay.data.formats.archive import PICKLES, is_archive, unpacked
-from fireassay.data.formats.ase_formats import ase_format, known_elements, read_ase
+from fireassay.data.formats.ase_formats import ase_format, read_ase
 from fireassay.data.formats.asedb import read_asedb, read_aselmdb
 from fireassay.data.formats.compressed import MAGIC, head_of
 from fireassay.data.formats.deepmd import is_deepmd, read_deepmd
+from fireassay.data.formats.elements import known_elements
 from fireassay.data.formats.extxyz import read_extxyz
 from fireassay.data.formats.hdf5 import read_hdf5
 from fireassay.data.formats.ml_ab import MARK as ML_AB_MARK
@@ -62,6 +63,31 @@ def load(source: Source, elements: Sequence[str] | None = None) -> list[Content]
 
 
 def _loaded(source: str | Path, elements: Sequence[str] | None) -> list[Content]:
+    return [content for path, shown in _places(source) for content in _contents(path, elements, shown)]
+
+
+def files_of(source: Source) -> list[Path]:
+    """All files that a source is made of, those inside folders included. Raises InputError when there are none."""
+    if not isinstance(source, (str, Path)):
+        return [path for part in source for path in files_of(part)]
+    found = []
+    for path, _ in _places(source):
+        if not path.is_dir():
+            found.append(path)
+        elif _is_system(path):
+            found += sorted(inner for inner in path.rglob("*") if inner.is_file())
+        else:
+            found += _members(path)
+    return found
+
+
+def _is_system(folder: Path) -> bool:
+    """Whether a folder is read as a whole, and not file by file."""
+    return is_deepmd(folder) or _is_lmdb_folder(folder)
+
+
+def _places(source: str | Path) -> list[tuple[Path, str]]:
+    """The files and folders that a name or a pattern stands for, and what they are called in messages."""
     if not str(source).strip():
         raise InputError("a data file's name is empty")
     path = Path(source)
@@ -70,20 +96,20 @@ def _loaded(source: str | Path, elements: Sequence[str] | None) -> list[Content]
     except (OSError, ValueError) as error:
         raise InputError(f"{source}: is no path ({error})") from error
     if exists:
-        return _contents(path, elements, str(source))
+        return [(path, str(source))]
     embedded = find_embedded(str(source))
     if embedded is not None:
-        return _contents(embedded, elements, str(source))
+        return [(embedded, str(source))]
     if any(sign in str(source) for sign in "*?["):
         found = sorted(glob.glob(str(source), recursive=True))
         if not found:
             raise InputError(f"{source}: no file matches the pattern")
-        return [content for name in found for content in _contents(Path(name), elements, name)]
+        return [(Path(name), name) for name in found]
     raise InputError(f"{source}: no such file, folder or embedded data set")
 
 
 def _contents(path: Path, elements: Sequence[str] | None, shown: str) -> list[Content]:
-    if path.is_dir() and not is_deepmd(path) and not _is_lmdb_folder(path):
+    if path.is_dir() and not _is_system(path):
         return [content for member in _members(path) for content in _contents(member, elements, str(member))]
     if path.is_file() and _size(path) and is_archive(path):
         return _archived(path, elements, shown)

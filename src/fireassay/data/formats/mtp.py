@@ -5,7 +5,6 @@ PlusStress is the virial -dE/dε in eV in the order xx yy zz yz xz xy. Types are
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fireassay.data.formats.compressed import open_text
-from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame
+from fireassay.data.formats.elements import numbers_of_types
+from fireassay.data.frame import Content, Frame
 from fireassay.errors import InputError
 
 MARK: Final = "BEGIN_CFG"
@@ -110,22 +110,3 @@ def _three(column: dict[str, NDArray], names: tuple[str, ...]) -> NDArray | None
 def _virial(part: list[str]) -> NDArray:
     components = dict(zip(part[0].split(), [float(word) for word in part[1].split()], strict=True))
     return np.array([components[name] for name in ("xx", "yy", "zz", "yz", "xz", "xy")])
-
-
-def numbers_of_types(types: NDArray, elements: Sequence[str] | None, first: int, where: str) -> NDArray[np.int64]:
-    """Atomic numbers of types that count from `first`. Raises InputError when their elements are not known."""
-    kinds = np.rint(types).astype(np.int64) - first
-    if elements is None:
-        count = int(kinds.max()) + 1
-        example = ", ".join(["Cu", "Au", "Ag", "Pt", "Pd", "Ni"][:count])
-        raise InputError(
-            f"{re.sub(r' frame .*', '', where)}: has types {sorted({int(k) + first for k in kinds})} and not their "
-            f'elements; name all {count} in order, as in "data.elements=[{example}]"'
-        )
-    unknown = [name for name in elements if name not in ATOMIC_NUMBERS]
-    if unknown or int(kinds.min()) < 0 or int(kinds.max()) >= len(elements):
-        raise InputError(
-            f"{where}: types {sorted({int(k) + first for k in kinds})} with elements {list(elements)}; needs one "
-            f"chemical symbol for each type from {first} on"
-        )
-    return np.array([ATOMIC_NUMBERS[name] for name in elements], dtype=np.int64)[kinds]

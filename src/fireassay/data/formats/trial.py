@@ -13,6 +13,7 @@ GROWTH = 1000  # times the size of the file that it may have else
 
 
 def lmdb_values(path: str) -> None:
+    """Touches every key and value of an LMDB."""
     import os
 
     import lmdb
@@ -24,6 +25,7 @@ def lmdb_values(path: str) -> None:
 
 
 def hdf5_datasets(path: str) -> None:
+    """Reads every dataset and attribute of an HDF5 file that is not far larger than the file."""
     import os
 
     import h5py
@@ -31,6 +33,7 @@ def hdf5_datasets(path: str) -> None:
     most = max(SMALL, GROWTH * os.path.getsize(path))
 
     def read(group: h5py.Group, depth: int) -> None:
+        """Reads what is in a group, groups in it included."""
         for key in group:
             if depth > 12 or not isinstance(group.get(key, getlink=True), h5py.HardLink):
                 continue
