@@ -300,11 +300,14 @@ def test_two_levels_of_theory(tmp_path: Path) -> None:
     columns = "Properties=species:S:1:pos:R:3:forces:R:3:REF_forces:R:3"
     rows = ["C 0 0 0 0 0 -0.9 0 0 -0.5", "O 0 0 1.1 0 0 0.9 0 0 0.5"]
     path = xyz(tmp_path / "a.xyz", *[f"{columns} energy=-9 REF_energy=-1"] * 2, rows=rows)
-    with pytest.raises(InputError, match=r"two levels of theory; say which is meant.*REF_forces.*accept=\[levels\]"):
+    with pytest.raises(InputError, match=r"two levels of theory.*; say which is meant.*REF_forces.*accept=\[levels\]"):
         read(path)
     assert read(path, {"energy": "REF_energy", "forces": "REF_forces"})[0].energy == -1.0
     assert read(path, {"energy": "energy", "forces": "forces"})[0].energy == -9.0
     assert read(path, accept=["levels"])[0].energy == -9.0
+    twice = xyz(tmp_path / "c.xyz", f"{HEAD} energy=-1 Energy=-2")
+    with pytest.raises(InputError, match="energy under energy and Energy, with other values"):
+        read(twice)
     same = [row.replace("0.9 0 0 0.5", "0.5 0 0 0.5").replace("-0.9 0 0 -0.5", "-0.5 0 0 -0.5") for row in rows]
     assert kinds(xyz(tmp_path / "b.xyz", f"{columns} energy=-1 REF_energy=-1", rows=same)) == set()
 

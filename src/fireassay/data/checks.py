@@ -147,14 +147,18 @@ def _levels(one: Interpretation) -> Iterator[Finding]:
             if _differ(one.frames, read, key):
                 others[label] = key
                 break
-    decisive = [label for label, key in others.items() if label == "forces" or _THEORY.search(key)]
+    decisive = [
+        label
+        for label, key in others.items()
+        if label == "forces" or _THEORY.search(key) or key.casefold() == one.mapped[label][0].casefold()
+    ]
     if not decisive:
         return
     read = {label: one.mapped[label][0] for label in ("energy", "forces") if one.mapped[label]}
     listed = " and ".join(f"{label} under {read[label]} and {key}" for label, key in others.items())
     yield Finding(
         "levels",
-        f"{one.content.file}: has {listed}, with other values: two levels of theory",
+        f"{one.content.file}: has {listed}, with other values: two levels of theory, or one of them written twice",
         f"say which is meant, with {keys_option(read)} or {keys_option({**read, **others})}",
         stops=True,
     )
