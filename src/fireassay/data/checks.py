@@ -262,10 +262,11 @@ def label_findings(
     for one in read_as:
         for frame in one.frames:
             for label in ("energy", "forces", "stress", "virial"):
-                value = _first(frame, one.mapped[label])
-                if _has_nan(value):
+                if one.mapped[label] and _has_nan(_first(frame, one.mapped[label])):
                     nan[label] = nan.get(label, 0) + 1
-            stressed = any(_first(frame, one.mapped[label]) is not None for label in ("stress", "virial"))
+            stressed = any(
+                one.mapped[label] and _first(frame, one.mapped[label]) is not None for label in ("stress", "virial")
+            )
             without_volume += stressed and not (frame.pbc.any() and volume_of(frame.cell) > 0)
     total = sum(len(one.frames) for one in read_as)
     for label, count in nan.items():
@@ -287,13 +288,18 @@ def label_findings(
 
 
 def _first(frame: Frame, keys: tuple[str, ...]) -> Any:
-    return next((frame.values[key] for key in keys if frame.values.get(key) is not None), None)
+    for key in keys:
+        value = frame.values.get(key)
+        if value is not None:
+            return value
+    return None
 
 
 def _has_nan(value: Any) -> bool:
     if isinstance(value, np.ndarray):
-        return value.dtype.kind == "f" and bool(np.isnan(value).any())
-    return is_number(value) and bool(np.isnan(float(value)))
+        sums_to_nan = value.dtype.kind == "f" and np.isnan(np.add.reduce(value, axis=None))
+        return bool(sums_to_nan and np.isnan(value).any())
+    return isinstance(value, (float, np.floating)) and bool(value != value)
 
 
 def physics(read_as: Sequence[Interpretation], structures: Sequence[Structure], where: str) -> Iterator[Finding]:

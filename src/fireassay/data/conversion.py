@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from fireassay.data.advice import keys_option, units_option
 from fireassay.data.electronic_state import check_parity, multiplicity, per_atom, spin_unit, stated
 from fireassay.data.frame import Frame, describe, is_number, is_numeric, shape_of
 from fireassay.data.keys import Mapped
-from fireassay.data.structure import Provenance, Structure
+from fireassay.data.structure import Provenance, Structure, check_together
 from fireassay.errors import InputError, nearest
 from fireassay.units import ENERGY, LENGTH, STRESS
 
@@ -107,14 +107,34 @@ def structure_of(frame: Frame, mapped: Mapped, units: Units) -> Structure:
     Raises InputError for labels of the wrong shape or type, for values that are infinite, for a charge or spin that
     the frame contradicts, and for a multiplicity that a molecule with its electrons cannot have.
     """
+    structure, spin = _converted(frame, mapped, units)
+    structure.check()
+    if spin is not None:
+        check_parity(structure, spin[0], units.spin)
+    return structure
+
+
+def structures_of(frames: Sequence[Frame], mapped: Mapped, units: Units) -> list[Structure]:
+    """As `structure_of` for each, but checked together."""
+    converted = [_converted(frame, mapped, units) for frame in frames]
+    structures = [structure for structure, _ in converted]
+    check_together(structures)
+    for structure, spin in converted:
+        if spin is not None:
+            check_parity(structure, spin[0], units.spin)
+    return structures
+
+
+def _converted(frame: Frame, mapped: Mapped, units: Units) -> tuple[Structure, tuple[str, float] | None]:
+    """The structure, not yet checked, and the key and value of its spin."""
     forces = _value(frame, mapped["forces"])
-    charge = stated(frame.values, mapped["charge"], "charge", len(frame), frame.where)
-    spin = stated(frame.values, mapped["spin"], "spin", len(frame), frame.where)
-    cell = frame.cell * units.length
+    charge = stated(frame.values, mapped["charge"], "charge", len(frame), frame.where) if mapped["charge"] else None
+    spin = stated(frame.values, mapped["spin"], "spin", len(frame), frame.where) if mapped["spin"] else None
+    cell = frame.cell * units.length if units.length != 1 else frame.cell
     temperature, group = _temperature(frame, mapped), _value(frame, mapped["group"])
     if forces is not None and not (is_numeric(forces) and forces.shape == (len(frame), 3)):
         raise _wrong(frame, "forces", mapped["forces"], forces, f"({len(frame)}, 3) numbers")
-    structure = Structure(
+    structure = Structure.unchecked(
         atomic_numbers=frame.atomic_numbers,
         positions=frame.positions * units.length if units.length != 1 else frame.positions,
         cell=cell,
@@ -126,9 +146,7 @@ def structure_of(frame: Frame, mapped: Mapped, units: Units) -> Structure:
         charge=None if charge is None else charge[1],
         spin=None if spin is None else _multiplicity(frame, *spin, units),
     )
-    if spin is not None:
-        check_parity(structure, spin[0], units.spin)
-    return structure
+    return structure, spin
 
 
 def _energy(frame: Frame, mapped: Mapped, units: Units) -> float | None:
@@ -137,8 +155,8 @@ def _energy(frame: Frame, mapped: Mapped, units: Units) -> float | None:
         return None
     if not is_number(energy):
         raise _wrong(frame, "energy", mapped["energy"], energy, "one number")
-    value = float(np.asarray(energy).reshape(()))
-    return None if np.isnan(value) else value * units.energy
+    value = energy if type(energy) is float else float(np.asarray(energy).reshape(()))
+    return None if value != value else value * units.energy
 
 
 def _known_forces(forces: NDArray, units: Units) -> NDArray[np.float64] | None:
@@ -146,6 +164,8 @@ def _known_forces(forces: NDArray, units: Units) -> NDArray[np.float64] | None:
     forces = forces.astype(np.float64, copy=False)
     if units.forces != 1:
         forces = forces * units.forces
+    if not np.isnan(np.add.reduce(forces, axis=None)):
+        return forces
     missing = np.isnan(forces).any(axis=1, keepdims=True)
     if not missing.any():
         return forces
@@ -178,12 +198,18 @@ def _multiplicity(frame: Frame, key: str, value: float, units: Units) -> float:
 
 def _value(frame: Frame, keys: tuple[str, ...]) -> Any:
     """The value under the first of the keys that the frame has."""
-    return next((frame.values[key] for key in keys if frame.values.get(key) is not None), None)
+    for key in keys:
+        value = frame.values.get(key)
+        if value is not None:
+            return value
+    return None
 
 
 def _stress(frame: Frame, mapped: Mapped, units: Units, cell: NDArray) -> NDArray | None:
+    if not (mapped["stress"] or mapped["virial"]) or not frame.pbc.any():
+        return None
     volume = volume_of(cell)
-    if not (frame.pbc.any() and volume > 0):
+    if volume == 0:
         return None
     for label in ("stress", "virial"):
         value = _value(frame, mapped[label])

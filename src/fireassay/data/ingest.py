@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fireassay.data.advice import keys_option
 from fireassay.data.checks import Finding, key_findings, label_findings, physics
-from fireassay.data.conversion import structure_of
+from fireassay.data.conversion import structures_of
 from fireassay.data.formats.archive import is_archive
 from fireassay.data.formats.asedb import stream_asedb, stream_aselmdb
 from fireassay.data.formats.compressed import MAGIC
@@ -65,7 +65,7 @@ def stored(
 ) -> tuple[StoredFrames, list[Finding], Mapping[str, Any]]:
     """The frames of a source from a store, which is made when there is none of this file, its date and these settings.
 
-    `check` is called with every structure before it is stored. Returned are the frames, what the checks of their labels
+    `check` is called with structures before they are stored. Returned are the frames, what the checks of their labels
     found, and what is known of them: format, notes, keys, names of units.
 
     Raises InputError as `fireassay.data.readers.read` does.
@@ -133,9 +133,8 @@ def _made(
         progress.start(f"reading {_name(source)} into {folder}", max(size, 1))
         for content in _contents(source, elements):
             one = reading.interpreted(content)
-            structures = [structure_of(frame, one.mapped, one.units) for frame in content.frames]
-            for structure in structures:
-                check(structure)
+            structures = structures_of(content.frames, one.mapped, one.units)
+            check(structures)
             reading.note(one, structures)
             writer.add(structures)
             progress.advance(content.size, f"{writer.frames} frames")

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from fireassay.data.baseline import fit_e0, is_isolated, isolated_atoms, statistics
 from fireassay.data.checks import Finding, check
-from fireassay.data.conversion import structure_of
+from fireassay.data.conversion import structure_of, structures_of
 from fireassay.data.electronic_state import STATES, ambiguity, counted
 from fireassay.data.formats.loading import Source, described, load, said
 from fireassay.data.frame import SYMBOLS, Frame, key_shapes
 from fireassay.data.ingest import SAMPLE, is_large, stored
 from fireassay.data.interpretation import Interpretation, interpret
 from fireassay.data.keys import Keys, lookalikes
-from fireassay.data.readers import check_distances, display
+from fireassay.data.readers import check_all_distances, check_distances, display
 from fireassay.data.similarity import Duplicates, duplicates, energy_force_consistency
 from fireassay.data.store import StoredFrames, number_blocks, numbered, sample
 from fireassay.data.stress_check import stress_consistency
@@ -136,7 +136,7 @@ def inspect(
     if is_large(path) and count is None:
         count = SAMPLE
     if count is not None:
-        frames, findings, meta = stored(path, keys, units, elements, check_distances, progress)
+        frames, findings, meta = stored(path, keys, units, elements, check_all_distances, progress)
         if not meta["mapped"]["energy"] and not meta["mapped"]["forces"]:
             findings = [_nothing(where), *findings]
         return _inspection(
@@ -187,10 +187,10 @@ def _inspection(
     read_as: Sequence[Interpretation],
 ) -> Inspection:
     """The inspection of `structures`, which are those of the whole or a sample of them."""
-    findings = [*found, *quality(structures)]
+    repeated = duplicates(structures)
+    findings = [*found, *quality(structures, repeated)]
     isolated = isolated_atoms(structures)
     e0, energy = _energies(structures, isolated)
-    repeated = duplicates(structures)
     sizes, elements, compositions = _atoms(whole)
     partly = isinstance(whole, StoredFrames) and len(structures) < len(whole)
     notes = [*notes, f"statistics are those of {len(structures)} of {len(whole)} frames"] if partly else list(notes)
@@ -228,9 +228,12 @@ def _inspection(
     )
 
 
-def quality(structures: Sequence[Structure]) -> list[Finding]:
-    """What structures say of themselves beside their labels' meaning: net forces, vacuum, charge and spin, repeats."""
-    repeated = duplicates(structures)
+def quality(structures: Sequence[Structure], repeated: Duplicates | None = None) -> list[Finding]:
+    """What structures say of themselves beside their labels' meaning: net forces, vacuum, charge and spin, repeats.
+
+    `repeated` are the structures' duplicates, where they are known.
+    """
+    repeated = duplicates(structures) if repeated is None else repeated
     doubt = ambiguity(structures)
     lines = {
         "forces": _force_findings(structures),
@@ -269,8 +272,17 @@ def _read_in(read_as: Sequence[Interpretation]) -> dict[str, str]:
 
 
 def _structures(read_as: Sequence[Interpretation]) -> tuple[list[Structure], list[str]]:
-    structures, problems = [], []
+    structures: list[Structure] = []
+    problems: list[str] = []
     for one in read_as:
+        try:
+            of_file = structures_of(one.frames, one.mapped, one.units)
+            check_all_distances(of_file)
+        except InputError:  # one by one, to say which
+            pass
+        else:
+            structures += of_file
+            continue
         for frame in one.frames:
             try:
                 structure = structure_of(frame, one.mapped, one.units)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from fireassay.data.checks import Finding, check, check_accepted, refuse, unit_findings
-from fireassay.data.conversion import structure_of
+from fireassay.data.conversion import structures_of
 from fireassay.data.formats.loading import Source, load
 from fireassay.data.ingest import is_large, stored
 from fireassay.data.interpretation import interpret
@@ -22,7 +23,7 @@ from fireassay.errors import DataWarning, InputError
 from fireassay.progress import Progress
 
 _SMALL: Final = 64  # atoms, up to which all pairs of a molecule are faster than a tree
-_TOGETHER: Final = 200_000  # pairs
+_TOGETHER: Final = 500_000  # pairs
 CLOSEST: Final = 0.1  # Å; two atoms nearer than this are one atom written twice
 
 Index = int | str | slice | Sequence[int] | None
@@ -87,21 +88,25 @@ def read_checked(
     where = display(path)
     check_accepted(accept)
     if index is None and labels and (is_large(path) if on_disk is None else on_disk):
-        frames, findings, meta = stored(path, keys, units, elements, check_distances, progress)
+        frames, findings, meta = stored(path, keys, units, elements, check_all_distances, progress)
         if required and not (meta["mapped"]["energy"] or meta["mapped"]["forces"]):
             raise InputError(f"{where}: no energies and no forces recognised; keys found: {', '.join(meta['keys'])}")
         refuse(findings, accept)
         return Reading(frames, [finding for finding in findings if not finding.stops or finding.kind in accept])
     read_as = [interpret(content, keys, units) for content in load(path, elements)]
     frames = _chosen([(one, frame) for one in read_as for frame in one.frames], index, where)
-    structures = [structure_of(frame, one.mapped, one.units) for one, frame in frames]
+    structures = [
+        structure
+        for pairs in (list(group) for _, group in groupby(frames, key=lambda pair: id(pair[0])))
+        for structure in structures_of([frame for _, frame in pairs], pairs[0][0].mapped, pairs[0][0].units)
+    ]
     if not labels:
-        _check_all_distances(structures)
+        check_all_distances(structures)
         return Reading(structures, [])
     for one in read_as if required else ():
         require_labels(one.content, one.mapped)
     try:
-        _check_all_distances(structures)
+        check_all_distances(structures)
     except InputError as error:  # atoms on one another may be a matter of the unit of length
         refuse(unit_findings(read_as, structures, where), accept)
         raise error
@@ -118,7 +123,7 @@ def display(path: Source) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _check_all_distances(structures: Sequence[Structure]) -> None:
+def check_all_distances(structures: Sequence[Structure]) -> None:
     """As `check_distances` for each; small molecules of one size are looked at together."""
     sizes: dict[int, list[Structure]] = {}
     for structure in structures:
@@ -127,12 +132,16 @@ def _check_all_distances(structures: Sequence[Structure]) -> None:
         else:
             check_distances(structure)
     for size, alike in sizes.items():
-        first, second = np.triu_indices(size, 1)
-        for start in range(0, len(alike) if size > 1 else 0, _TOGETHER // size**2 + 1):
-            group = alike[start : start + _TOGETHER // size**2 + 1]
+        at_once = _TOGETHER // size**2 + 1
+        for start in range(0, len(alike) if size > 1 else 0, at_once):
+            group = alike[start : start + at_once]
             points = np.stack([s.positions for s in group])
-            squares = np.square(points[:, first] - points[:, second]).sum(axis=2).min(axis=1)
-            for k in np.flatnonzero(squares <= CLOSEST**2).tolist():
+            points -= points[:, :1]
+            squares = np.einsum("sik,sik->si", points, points)
+            between = squares[:, :, None] + squares[:, None] - 2 * points @ points.transpose(0, 2, 1)
+            between[:, np.arange(size), np.arange(size)] = np.inf
+            rounding = 1e-12 * squares.max(axis=1)
+            for k in np.flatnonzero(between.min(axis=(1, 2)) <= CLOSEST**2 + rounding).tolist():
                 check_distances(group[k])
 
 

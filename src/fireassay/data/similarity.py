@@ -15,6 +15,7 @@ from fireassay.data.structure import Structure
 NEAR: Final = 0.01  # Å, root mean square over atom pairs or coordinates, below which two frames are near duplicates
 _DIRECTIONS: Final = 8
 _PAIRWISE: Final = 500  # atoms, beyond which molecules are compared by superposition and not by all distances
+_CANDIDATES: Final = 8  # times as many pairs are superposed as are used
 _SEED: Final = 0
 
 
@@ -69,9 +70,14 @@ def energy_force_consistency(structures: Sequence[Structure], most: int = 300) -
     """
     labelled = [k for k, s in enumerate(structures) if s.energy is not None and len(s) > 1 and s.forced.all()]
     found: list[tuple[float, float, float]] = []
-    for members in _alike(structures, labelled):
-        if len(members) > 1:
-            found.extend(_work(structures[a], structures[b]) for a, b in _closest(structures, np.array(members)))
+    pairs = [
+        pair
+        for members in _alike(structures, labelled)
+        if len(members) > 1
+        for pair in _closest(structures, np.array(members))
+    ]
+    for _, a, b in sorted(pairs)[: _CANDIDATES * most]:
+        found.append(_work(structures[a], structures[b]))
     rows = np.array(sorted(found)[:most]).reshape(-1, 3)
     rows = rows[rows[:, 1] != 0]
     if len(rows) < 8 or np.std(rows[:, 1]) == 0 or np.std(rows[:, 2]) == 0:
@@ -136,13 +142,15 @@ def _displacement(a: Structure, b: Structure) -> NDArray[np.float64]:
     return (fractional - np.where(a.pbc, fractional.round(), 0.0)) @ cell
 
 
-def _closest(structures: Sequence[Structure], members: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Each frame with its nearest one in shape, and with the next one of the file."""
+def _closest(structures: Sequence[Structure], members: NDArray[np.int64]) -> list[tuple[float, int, int]]:
+    """Each frame with its nearest one in shape, and with the next one of the file: the difference in shape first."""
     shape = _projected(structures, members)
     nearest = np.asarray(KDTree(shape).query(shape, k=2)[1])[:, 1]
     pairs = {(min(a, b), max(a, b)) for a, b in enumerate(nearest.tolist()) if a != b}
     pairs |= {(a, a + 1) for a in range(len(members) - 1)}
-    return [(int(members[a]), int(members[b])) for a, b in sorted(pairs)]
+    first, second = np.array(sorted(pairs)).T
+    apart = np.linalg.norm(shape[first] - shape[second], axis=1) / np.sqrt(len(structures[members[0]]))
+    return list(zip(apart.tolist(), members[first].tolist(), members[second].tolist(), strict=True))
 
 
 def _work(a: Structure, b: Structure) -> tuple[float, float, float]:
