@@ -1,8 +1,8 @@
 """Extended XYZ, plain or compressed, read strictly: what the file says is kept, what it does not say is not guessed.
 
 The format: https://github.com/libAtoms/extxyz. Nothing in a file is evaluated; `_JSON` values are parsed as JSON. The
-rows of many frames are converted in one go where all columns after the element are numbers; anything else, and
-anything that fails, is read frame by frame, which also says what is wrong where.
+rows of many frames are converted in one go where all columns after the element are numbers, those of large files by
+compiled code; anything else, and anything that fails, is read frame by frame, which also says what is wrong where.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TextIO
+from typing import Any, BinaryIO, Final, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fireassay.data.formats import xyz_scan
 from fireassay.data.formats.compressed import open_text, position
 from fireassay.data.frame import ATOMIC_NUMBERS, Content, Frame, shape_of
 from fireassay.errors import InputError
@@ -36,6 +37,7 @@ _NUMBERS = ("z", "numbers", "atomic_numbers")
 _POSITIONS = ("pos", "positions")
 _CELL_NAMES = re.compile(r"(unit_?)?cell|lattice(_?(vectors?|matrix))?|box|simulation_?cell|supercell", re.IGNORECASE)
 _CHUNK: Final = 1 << 20  # characters of rows that are converted together
+_SCANNED: Final = 8 << 20  # bytes from which on a file is scanned by compiled code, and of it at a time
 
 Column = tuple[str, str, int]
 
@@ -47,6 +49,49 @@ class _Block(NamedTuple):
     line: int
     comment: str
     rows: list[str]
+
+
+class _Scanned(NamedTuple):
+    """Frames that lie whole in a buffer of bytes: their places, and the first frame's number and the buffer's line."""
+
+    buffer: NDArray[np.uint8]
+    places: NDArray[np.int64]  # (K, 6)
+    number: int
+    line: int
+
+    def block(self, k: int) -> _Block:
+        """Frame k as lines of text."""
+        text = self.text(k, xyz_scan.ROWS, xyz_scan.ROWS_END).replace("\r\n", "\n").removesuffix("\n")
+        return _Block(self.number + k, self.line_of(k), self.comment(k), text.split("\n"))
+
+    def comment(self, k: int) -> str:
+        """The second line of frame k."""
+        return self.text(k, xyz_scan.COMMENT, xyz_scan.COMMENT_END)
+
+    def text(self, k: int, begin: int, end: int) -> str:
+        """The text between two of the frame's places. Raises UnicodeDecodeError."""
+        return self.buffer[self.places[k, begin] : self.places[k, end]].tobytes().decode("utf-8")
+
+    def line_of(self, k: int) -> int:
+        """The line of the file, from 1, on which frame k begins."""
+        return self.line + int(self.places[k, xyz_scan.LINE]) + 1
+
+
+class _Rest(io.RawIOBase):
+    """Bytes that were read already, and after them those of a file."""
+
+    def __init__(self, held: bytes, file: BinaryIO) -> None:
+        self._held, self._file = memoryview(held), file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills the buffer."""
+        content = self._held[: len(buffer)] if len(self._held) else self._file.read(len(buffer))
+        self._held = self._held[len(content) :]
+        buffer[: len(content)] = content
+        return len(content)
 
 
 def read_extxyz(path: Path) -> Content:
@@ -66,8 +111,9 @@ def stream_extxyz(path: Path) -> Iterator[Content]:
     """The frames of a file in pieces of about `_CHUNK` characters. Raises as `read_extxyz`, where it comes to it."""
     empty, place = True, 0
     with open_text(path) as text:
-        for blocks in _chunks(text, str(path)):
-            frames = _frames(blocks, str(path))
+        large = path.stat().st_size >= _SCANNED
+        for piece in _pieces(text, str(path)) if large else _chunks(text, str(path)):
+            frames = _scanned_frames(piece, str(path)) if isinstance(piece, _Scanned) else _frames(piece, str(path))
             empty = empty and not frames
             at = position(text)
             yield Content(str(path), "extended XYZ", frames, size=max(0, at - place))
@@ -76,12 +122,36 @@ def stream_extxyz(path: Path) -> Iterator[Content]:
         raise InputError(f"{path}: the file is empty, needs at least one frame in extended XYZ")
 
 
-def _chunks(text: TextIO | io.StringIO, file: str) -> Iterator[list[_Block]]:
-    """The frames of a file in groups of about `_CHUNK` characters; what is read before an error comes first."""
+def _pieces(text: TextIO, file: str) -> Iterator[_Scanned | list[_Block]]:
+    """The frames of a large file as scanned bytes, up to the first that is not as frames usually are."""
+    number = line = 0
+    held = b""
+    last = False
+    while held or not last:
+        wanted = max(_SCANNED, len(held))  # twice as much where it is not enough for one frame
+        if not last:
+            read = text.buffer.read(wanted)
+            held, last = held + read, len(read) < wanted
+        buffer = np.frombuffer(held, dtype=np.uint8)
+        found = xyz_scan.scan(buffer, last)
+        if len(found.places):
+            yield _Scanned(buffer, found.places, number, line)
+        number, line, held = number + len(found.places), line + found.lines, held[found.end :]
+        if found.odd:
+            rest = io.TextIOWrapper(io.BufferedReader(_Rest(held, text.buffer)), encoding="utf-8")
+            yield from _chunks(rest, file, number, line)
+            return
+
+
+def _chunks(text: TextIO | io.StringIO, file: str, number: int = 0, line: int = 0) -> Iterator[list[_Block]]:
+    """The frames of a file in groups of about `_CHUNK` characters; what is read before an error comes first.
+
+    `number` frames and `line` lines of the file were before the text.
+    """
     blocks: list[_Block] = []
     size = 0
     try:
-        for block in _blocks(text, file):
+        for block in _blocks(text, file, number, line):
             blocks.append(block)
             size += len(block.rows) * len(block.rows[0])
             if size > _CHUNK:
@@ -93,8 +163,7 @@ def _chunks(text: TextIO | io.StringIO, file: str) -> Iterator[list[_Block]]:
     yield blocks
 
 
-def _blocks(text: TextIO | io.StringIO, file: str) -> Iterator[_Block]:
-    line = number = 0
+def _blocks(text: TextIO | io.StringIO, file: str, number: int, line: int) -> Iterator[_Block]:
     lines = iter(text)
     for head in lines:
         line += 1
@@ -128,19 +197,46 @@ def _count(head: str, where: str) -> int:
 
 
 def _frames(blocks: list[_Block], file: str) -> list[Frame]:
-    heads = [_Head.of(block, file) for block in blocks]
+    heads = [_Head.of(file, block.number, block.line, block.comment) for block in blocks]
     frames: list[Frame | None] = [None] * len(blocks)
-    groups: dict[tuple[Column, ...], list[int]] = {}
-    for k, head in enumerate(heads):
-        if head.columns is not None and _numbers_only(head.columns):
-            groups.setdefault(head.columns, []).append(k)
-    for columns, members in groups.items():
+    for columns, members in _by_columns(heads).items():
         converted = _converted_together([blocks[k].rows for k in members], columns)
         for k, arrays in zip(members, converted or (), strict=False):
             frames[k] = _frame(heads[k], arrays)
     return [_alone(heads[k], blocks[k]) if frame is None else frame for k, frame in enumerate(frames)]
 
 
+def _scanned_frames(scanned: _Scanned, file: str) -> list[Frame]:
+    n = len(scanned.places)
+    heads = [_Head.of(file, scanned.number + k, scanned.line_of(k), scanned.comment(k)) for k in range(n)]
+    frames: list[Frame | None] = [None] * n
+    for columns, members in _by_columns(heads).items():
+        places = scanned.places[members]
+        width = sum(count for _, _, count in columns)
+        numbers, table, sound = xyz_scan.rows_of(scanned.buffer, places, width)
+        sizes = places[:, xyz_scan.COUNT].tolist()
+        arrays = _of_table(table, columns)
+        if arrays is None:
+            continue
+        first = 0
+        for k, size, plain in zip(members, sizes, sound.tolist(), strict=True):
+            of_frame = {name: array[first : first + size] for name, array in arrays.items()}
+            if plain:
+                frames[k] = _frame(heads[k], {columns[0][0]: numbers[first : first + size], **of_frame})
+            first += size
+    return [_alone(heads[k], scanned.block(k)) if frame is None else frame for k, frame in enumerate(frames)]
+
+
+def _by_columns(heads: list[_Head]) -> dict[tuple[Column, ...], list[int]]:
+    """Numbers of frames by their columns, where all of these but the element are numbers."""
+    groups: dict[tuple[Column, ...], list[int]] = {}
+    for k, head in enumerate(heads):
+        if head.columns is not None and _numbers_only(head.columns):
+            groups.setdefault(head.columns, []).append(k)
+    return groups
+
+
+@lru_cache(maxsize=256)
 def _numbers_only(columns: tuple[Column, ...]) -> bool:
     (name, kind, count), *others = columns
     names = [name.casefold() for name, _, _ in columns]
@@ -167,7 +263,23 @@ def _converted_together(rows: list[list[str]], columns: tuple[Column, ...]) -> l
     table = _parsed(" ".join(tokens), n * (width - 1))
     if table is None:
         return None
-    table = table.reshape(n, width - 1)
+    arrays = _of_table(table.reshape(n, width - 1), columns)
+    if arrays is None:
+        return None
+    species: dict[tuple[str, ...], NDArray] = {}
+    found = []
+    end = 0
+    for block in rows:
+        start, end = end, end + len(block)
+        of_frame = tuple(names[start:end])
+        if of_frame not in species:
+            species[of_frame] = np.array([ATOMIC_NUMBERS[name] for name in of_frame], dtype=np.int64)
+        found.append({columns[0][0]: species[of_frame], **{name: a[start:end] for name, a in arrays.items()}})
+    return found
+
+
+def _of_table(table: NDArray[np.float64], columns: tuple[Column, ...]) -> dict[str, NDArray] | None:
+    """The columns after the element, of a table of all; None when one that is to be whole is not."""
     arrays: dict[str, NDArray] = {}
     first = 0
     for name, kind, count in columns[1:]:
@@ -179,16 +291,7 @@ def _converted_together(rows: list[list[str]], columns: tuple[Column, ...]) -> l
                 return None
             array = whole.astype(np.int64)
         arrays[name] = array[:, 0] if count == 1 else array
-    species: dict[tuple[str, ...], NDArray] = {}
-    found = []
-    end = 0
-    for block in rows:
-        start, end = end, end + len(block)
-        of_frame = tuple(names[start:end])
-        if of_frame not in species:
-            species[of_frame] = np.array([ATOMIC_NUMBERS[name] for name in of_frame], dtype=np.int64)
-        found.append({columns[0][0]: species[of_frame], **{name: a[start:end] for name, a in arrays.items()}})
-    return found
+    return arrays
 
 
 def _parsed(text: str, count: int) -> NDArray[np.float64] | None:
@@ -218,17 +321,17 @@ class _Head(NamedTuple):
         return f"{self.file} frame {self.number} (line {self.line})"
 
     @classmethod
-    def of(cls, block: _Block, file: str) -> _Head:
-        """What the comment line of a block says. Raises InputError for cells, flags and columns of other forms."""
-        where = f"{file} frame {block.number} (line {block.line})"
-        values = parse_comment(block.comment, f"{file} frame {block.number} (line {block.line + 1})")
+    def of(cls, file: str, number: int, line: int, comment: str) -> _Head:
+        """What a comment line says. Raises InputError for cells, flags and columns of other forms."""
+        where = f"{file} frame {number} (line {line})"
+        values = parse_comment(comment, f"{file} frame {number} (line {line + 1})")
         special = {name: _taken(values, name, where) for name in ("properties", "lattice", "pbc")}
         if special["lattice"] is None:
             _refuse_other_cell(values, where)
         return cls(
             file,
-            block.number,
-            block.line,
+            number,
+            line,
             values,
             _columns(special["properties"], where),
             _cell(special["lattice"], where),
