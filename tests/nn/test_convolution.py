@@ -59,7 +59,7 @@ def assert_close(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> 
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("implementation", ["reference", "fused"])
+@pytest.mark.parametrize("implementation", ["reference", "dense", "fused"])
 def test_one_edge_per_atom_is_the_tensor_product_of_e3nn(implementation):
     recorded = np.load(Path(__file__).parents[1] / "reference" / "e3nn.npz")
     irreps_in = Irreps("0e+1o+1e")
@@ -92,6 +92,12 @@ def test_one_edge_per_atom_is_the_tensor_product_of_e3nn(implementation):
 def test_fused_kernels_are_the_definition(dtype: torch.dtype, tolerance: float, channels: int):
     given = problem(LARGE, 9, 70, channels, dtype)
     assert_close(derivatives(given, LARGE, "fused"), derivatives(given, LARGE, "reference"), tolerance)
+
+
+@pytest.mark.parametrize("coupling", [SMALL, LARGE])
+def test_all_paths_in_one_product_are_the_definition(coupling: Coupling):
+    given = problem(coupling, 9, 70, 5)
+    assert_close(derivatives(given, coupling, "dense"), derivatives(given, coupling, "reference"), 1e-13)
 
 
 @pytest.mark.parametrize(("n_atoms", "n_edges"), [(1, 0), (3, 0), (1, 4), (2, 1), (4, 300)])

@@ -10,6 +10,7 @@ from fireassay.nn.edge_tensor_product import (
     attended_product,
     attended_product_reference,
     edge_product,
+    edge_product_dense,
     edge_product_reference,
     mixed_product,
     reaching,
@@ -84,6 +85,20 @@ def test_the_kernels_are_the_definition(text, dtype):
         [*x, y, attention],
         dtype,
     )
+
+
+@pytest.mark.parametrize("text", ["2x0e+3x1o+1x2e", "3x0e+2x0o+4x1e+1x3o", "2x0o"])
+def test_all_paths_in_one_product_are_the_definition(text):
+    torch.manual_seed(0)
+    coupling, x, y, w, _, _ = parts(text)
+    each = w.repeat_interleave(2, 0)
+    compare(
+        lambda: edge_product_dense(x, y, coupling, each),
+        lambda: edge_product_reference(x, y, coupling, each),
+        [*x, y, w],
+        torch.float64,
+    )
+    agree(edge_product_dense(x, y, coupling, None), edge_product_reference(x, y, coupling, None), torch.float64)
 
 
 def test_chunks_of_edges_make_no_difference():

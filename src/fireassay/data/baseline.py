@@ -180,18 +180,21 @@ def statistics(structures: Sequence[Structure], e0: Mapping[int, float] | None =
     per_atom = (energies - counts @ np.array([zero[z] for z in species])) / counts.sum(axis=1)
     squares, numbers, largest = np.zeros(119), np.zeros(119), 0.0
     for block in _blocks(structures):
-        forces = np.concatenate([s.forces[s.forced] for s in block if s.forces is not None] or [np.zeros((0, 3))])
-        atoms = np.concatenate([s.atomic_numbers[s.forced] for s in block])
+        labelled = [s for s in block if s.forces is not None]
+        forces = np.concatenate([s.forces for s in labelled if s.forces is not None] or [np.zeros((0, 3))])
+        atoms = np.concatenate([s.atomic_numbers for s in labelled] or [np.zeros(0, dtype=np.int64)])
+        forced = ~np.isnan(forces[:, 0])
+        forces, atoms = forces[forced], atoms[forced]
         squares += np.bincount(atoms, weights=np.square(forces).sum(axis=1), minlength=119)
         numbers += np.bincount(atoms, minlength=119)
         largest = max(largest, float(np.abs(forces).max(initial=0.0)))
-    forced = np.flatnonzero(numbers)
+    elements = np.flatnonzero(numbers)
     return Statistics(
         energy_per_atom_mean=float(per_atom.mean()) if len(energies) else None,
         energy_per_atom_std=float(per_atom.std()) if len(energies) else None,
-        force_rms=float(np.sqrt(squares.sum() / (3 * numbers.sum()))) if len(forced) else None,
-        force_rms_by_species={int(z): float(np.sqrt(squares[z] / (3 * numbers[z]))) for z in forced},
-        force_max=largest if len(forced) else None,
+        force_rms=float(np.sqrt(squares.sum() / (3 * numbers.sum()))) if len(elements) else None,
+        force_rms_by_species={int(z): float(np.sqrt(squares[z] / (3 * numbers[z]))) for z in elements},
+        force_max=largest if len(elements) else None,
         average_atoms=float(np.mean(sizes_of(structures))),
     )
 

@@ -262,11 +262,9 @@ def label_findings(
     for one in read_as:
         for frame in one.frames:
             for label in ("energy", "forces", "stress", "virial"):
-                if one.mapped[label] and _has_nan(_first(frame, one.mapped[label])):
+                if _has_nan(frame.first(one.mapped[label])):
                     nan[label] = nan.get(label, 0) + 1
-            stressed = any(
-                one.mapped[label] and _first(frame, one.mapped[label]) is not None for label in ("stress", "virial")
-            )
+            stressed = frame.first(one.mapped["stress"] + one.mapped["virial"]) is not None
             without_volume += stressed and not (frame.pbc.any() and volume_of(frame.cell) > 0)
     total = sum(len(one.frames) for one in read_as)
     for label, count in nan.items():
@@ -285,14 +283,6 @@ def label_findings(
             yield Finding(
                 "coverage", f"only {100 * count / n:.3g} % of the frames have {label}: the others train without"
             )
-
-
-def _first(frame: Frame, keys: tuple[str, ...]) -> Any:
-    for key in keys:
-        value = frame.values.get(key)
-        if value is not None:
-            return value
-    return None
 
 
 def _has_nan(value: Any) -> bool:
@@ -404,7 +394,7 @@ def _six(read_as: Sequence[Interpretation]) -> bool:
     """Whether the stresses are stored as six components."""
     for one in read_as:
         for frame in one.frames[:10]:
-            value = _first(frame, one.mapped["stress"])
+            value = frame.first(one.mapped["stress"])
             if isinstance(value, np.ndarray) and value.size == 6:
                 return True
     return False

@@ -127,11 +127,11 @@ def structures_of(frames: Sequence[Frame], mapped: Mapped, units: Units) -> list
 
 def _converted(frame: Frame, mapped: Mapped, units: Units) -> tuple[Structure, tuple[str, float] | None]:
     """The structure, not yet checked, and the key and value of its spin."""
-    forces = _value(frame, mapped["forces"])
+    forces = frame.first(mapped["forces"])
     charge = stated(frame.values, mapped["charge"], "charge", len(frame), frame.where) if mapped["charge"] else None
     spin = stated(frame.values, mapped["spin"], "spin", len(frame), frame.where) if mapped["spin"] else None
     cell = frame.cell * units.length if units.length != 1 else frame.cell
-    temperature, group = _temperature(frame, mapped), _value(frame, mapped["group"])
+    temperature, group = _temperature(frame, mapped), frame.first(mapped["group"])
     if forces is not None and not (is_numeric(forces) and forces.shape == (len(frame), 3)):
         raise _wrong(frame, "forces", mapped["forces"], forces, f"({len(frame)}, 3) numbers")
     structure = Structure.unchecked(
@@ -150,7 +150,7 @@ def _converted(frame: Frame, mapped: Mapped, units: Units) -> tuple[Structure, t
 
 
 def _energy(frame: Frame, mapped: Mapped, units: Units) -> float | None:
-    energy = _value(frame, mapped["energy"])
+    energy = frame.first(mapped["energy"])
     if energy is None:
         return None
     if not is_number(energy):
@@ -173,7 +173,7 @@ def _known_forces(forces: NDArray, units: Units) -> NDArray[np.float64] | None:
 
 
 def _temperature(frame: Frame, mapped: Mapped) -> float | None:
-    value = _value(frame, mapped["temperature"])
+    value = frame.first(mapped["temperature"])
     if isinstance(value, str) and (match := _TEMPERATURE.fullmatch(value)):
         try:
             return float(match[1])
@@ -196,15 +196,6 @@ def _multiplicity(frame: Frame, key: str, value: float, units: Units) -> float:
     return multiplicity(value, units.spin)
 
 
-def _value(frame: Frame, keys: tuple[str, ...]) -> Any:
-    """The value under the first of the keys that the frame has."""
-    for key in keys:
-        value = frame.values.get(key)
-        if value is not None:
-            return value
-    return None
-
-
 def _stress(frame: Frame, mapped: Mapped, units: Units, cell: NDArray) -> NDArray | None:
     if not (mapped["stress"] or mapped["virial"]) or not frame.pbc.any():
         return None
@@ -212,7 +203,7 @@ def _stress(frame: Frame, mapped: Mapped, units: Units, cell: NDArray) -> NDArra
     if volume == 0:
         return None
     for label in ("stress", "virial"):
-        value = _value(frame, mapped[label])
+        value = frame.first(mapped[label])
         if value is None:
             continue
         tensor = tensor_of(frame, label, mapped[label], value, units.stress_order)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +47,13 @@ class Frame:
                 f"{self.where}: atomic numbers {bad} are no elements; needed are 1 to {len(ATOMIC_NUMBERS)}"
             )
 
+    @classmethod
+    def unchecked(cls, **values: Any) -> Frame:
+        """A frame of elements that are known to be such, all fields given."""
+        frame = object.__new__(cls)
+        frame.__dict__.update(values)
+        return frame
+
     @property
     def where(self) -> str:
         """The frame's name in messages, such as "train.xyz frame 12 (line 349)"."""
@@ -52,6 +61,14 @@ class Frame:
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)
+
+    def first(self, keys: tuple[str, ...]) -> Any:
+        """The value under the first of the keys that has one; None when none has."""
+        for key in keys:
+            value = self.values.get(key)
+            if value is not None:
+                return value
+        return None
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,21 @@ class Content:
     notes: tuple[str, ...] = ()
     settled: bool = False
     size: int = 0  # bytes of the file that a piece of a content took
+
+
+@contextmanager
+def many_objects() -> Iterator[None]:
+    """Lets frames and structures be made without a search for cycles among them, which would take a third of the time.
+
+    They have none; each is freed when the last reference to it goes.
+    """
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searching:
+            gc.enable()
 
 
 def key_shapes(frames: list[Frame]) -> dict[str, tuple[str, int]]:

@@ -16,7 +16,7 @@ from fireassay.data.checks import Finding, check
 from fireassay.data.conversion import structure_of, structures_of
 from fireassay.data.electronic_state import STATES, ambiguity, counted
 from fireassay.data.formats.loading import Source, described, load, said
-from fireassay.data.frame import SYMBOLS, Frame, key_shapes
+from fireassay.data.frame import SYMBOLS, Frame, key_shapes, many_objects
 from fireassay.data.ingest import SAMPLE, is_large, stored
 from fireassay.data.interpretation import Interpretation, interpret
 from fireassay.data.keys import Keys, lookalikes
@@ -151,9 +151,10 @@ def inspect(
             [*meta["notes"], f"the frames are kept on disk in {frames.store.folder}; delete it when done"],
             [],
         )
-    contents = load(path, elements)
-    read_as = [interpret(content, keys, units) for content in contents]
-    structures, problems = _structures(read_as)
+    with many_objects():
+        contents = load(path, elements)
+        read_as = [interpret(content, keys, units) for content in contents]
+        structures, problems = _structures(read_as)
     without = [one.content.file for one in read_as if not one.mapped["energy"] and not one.mapped["forces"]]
     findings = [*map(_nothing, without), *check(read_as, structures, where)]
     shapes: dict[str, tuple[str, int]] = {}
@@ -320,7 +321,7 @@ def _atoms(
         np.add.at(counts, (frame, numbers), 1)
         atoms += counts.sum(axis=0)
         present += (counts > 0).sum(axis=0)
-        compositions |= {row.tobytes() for row in np.unique(counts, axis=0)}
+        compositions |= {row.tobytes() for row in counts}
         sizes.append(size)
     elements = {SYMBOLS[z]: {"atoms": int(atoms[z]), "frames": int(present[z])} for z in np.flatnonzero(atoms).tolist()}
     return np.concatenate(sizes), elements, len(compositions)

@@ -14,6 +14,7 @@ from scipy.spatial import KDTree
 from fireassay.data.checks import Finding, check, check_accepted, refuse, unit_findings
 from fireassay.data.conversion import structures_of
 from fireassay.data.formats.loading import Source, load
+from fireassay.data.frame import many_objects
 from fireassay.data.ingest import is_large, stored
 from fireassay.data.interpretation import interpret
 from fireassay.data.keys import Keys, require_labels
@@ -85,14 +86,30 @@ def read_checked(
     Frames of a large file, or with `on_disk`, are kept in a store on disk (`fireassay.data.ingest`): the structures are
     a view of it. With `required=False` a file may be without labels, and those that it has are checked.
     """
-    where = display(path)
     check_accepted(accept)
     if index is None and labels and (is_large(path) if on_disk is None else on_disk):
         frames, findings, meta = stored(path, keys, units, elements, check_all_distances, progress)
         if required and not (meta["mapped"]["energy"] or meta["mapped"]["forces"]):
-            raise InputError(f"{where}: no energies and no forces recognised; keys found: {', '.join(meta['keys'])}")
+            raise InputError(
+                f"{display(path)}: no energies and no forces recognised; keys found: {', '.join(meta['keys'])}"
+            )
         refuse(findings, accept)
         return Reading(frames, [finding for finding in findings if not finding.stops or finding.kind in accept])
+    with many_objects():
+        return _in_memory(path, keys, units, index, labels, elements, accept, required)
+
+
+def _in_memory(
+    path: Source,
+    keys: Keys | None,
+    units: Mapping[str, str] | None,
+    index: Index,
+    labels: bool,
+    elements: Sequence[str] | None,
+    accept: Sequence[str],
+    required: bool,
+) -> Reading:
+    where = display(path)
     read_as = [interpret(content, keys, units) for content in load(path, elements)]
     frames = _chosen([(one, frame) for one in read_as for frame in one.frames], index, where)
     structures = [

@@ -167,7 +167,7 @@ def species_of(structures: Sequence[Structure]) -> list[int]:
     """Atomic numbers that occur, ascending."""
     found = np.zeros(256, dtype=bool)
     for numbers, _ in number_blocks(structures):
-        found[np.unique(numbers)] = True
+        found[numbers] = True
     return np.flatnonzero(found).tolist()
 
 

@@ -9,9 +9,9 @@ where V holds Clebsch-Gordan coefficients and p is the path to which m3 belongs:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from math import sqrt
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from fireassay.errors import InputError
 from fireassay.nn.autograd import is_wanted
 from fireassay.nn.convolution_numba import Edges, Tables, Terms, channel_step, edge_gradients, segment_sum
 from fireassay.nn.edge_pairs import EdgePairs
-from fireassay.nn.so3 import Irrep, Irreps, clebsch_gordan
+from fireassay.nn.so3 import Irrep, Irreps, clebsch_gordan, path_tensor
+
+_DENSE: Final = 1 << 29  # numbers in the matrices of all edges, up to which an accelerator holds them at a time
 
 
 class Coupling:
@@ -117,22 +119,24 @@ def convolution(
     coupling: Coupling,
     edges: EdgeOrder | None = None,
     pairs: EdgePairs | None = None,
-    implementation: Literal["auto", "reference", "fused"] = "auto",
+    implementation: Literal["auto", "reference", "dense", "fused"] = "auto",
 ) -> Tensor:
     """Messages summed over the neighbours of each atom: (N, M_out, C).
 
     features (N, M_in, C), harmonics (E, M_sh), weights (E, P, C), centre (E,) ascending and neighbour (E,) int64.
     `edges` is `edge_order(centre, neighbour, N)` when it is already known. With `pairs` the weights are those of the
     pairs, (E/2, P, C), each for both of its edges. Differentiable to every order, in all three factors. The fused
-    kernels serve float32 and float64 on the CPU, the reference everything else.
-    Raises InputError when the shapes do not fit the coupling.
+    kernels serve float32 and float64 on the CPU; elsewhere "dense" serves graphs of moderate size, and the reference
+    everything else. Raises InputError when the shapes do not fit the coupling.
     """
     rows = (len(centre), len(centre if pairs is None else pairs.first))
     _check(features, harmonics, weights, rows, coupling)
-    fits = features.device.type == "cpu" and features.dtype in (torch.float32, torch.float64)
-    if implementation == "reference" or (implementation == "auto" and not fits) or not coupling.paths:
+    if implementation == "auto":
+        implementation = _implementation(features, len(centre), coupling)
+    if implementation != "fused" or not coupling.paths:
         weights = weights if pairs is None else weights.index_select(0, pairs.pair)
-        return convolution_reference(features, harmonics, weights, centre, neighbour, coupling)
+        function = convolution_dense if implementation == "dense" else convolution_reference
+        return function(features, harmonics, weights, centre, neighbour, coupling)
     if edges is None:
         edges = edge_order(centre, neighbour, features.shape[0])
     shared = None if pairs is None else pairs.pair
@@ -152,6 +156,13 @@ def convolution(
     factors = (tensor.contiguous() for tensor in (features, harmonics, weights))
     out: Tensor = _Convolution.apply(*factors, graph)  # type: ignore[assignment]
     return out[..., :channels].contiguous() if spare else out
+
+
+def _implementation(features: Tensor, n_edges: int, coupling: Coupling) -> Literal["reference", "dense", "fused"]:
+    if features.device.type == "cpu":
+        return "fused" if features.dtype in (torch.float32, torch.float64) else "reference"
+    size = n_edges * coupling.irreps_out.dim * coupling.irreps_in.dim
+    return "dense" if coupling.paths and size <= _DENSE else "reference"
 
 
 def _check(features: Tensor, harmonics: Tensor, weights: Tensor, rows: tuple[int, int], coupling: Coupling) -> None:
@@ -265,9 +276,34 @@ def convolution_reference(
     gathered = features.index_select(0, neighbour)  # (E, M_in, C)
     blocks = []
     for index, (i, j, _) in enumerate(coupling.paths):
-        tensor = coupling.tensor(index).to(harmonics)
+        tensor = path_tensor(coupling, index, harmonics.dtype, harmonics.device)
         matrix = torch.einsum("em,amb->eba", harmonics[:, coupling.irreps_sh.slices[j]], tensor)
         message = torch.bmm(matrix, gathered[:, coupling.irreps_in.slices[i]])
         blocks.append(message * weights[:, index].unsqueeze(1))
     messages = torch.cat(blocks, 1) if blocks else gathered[:, :0]  # (E, M_out, C)
     return messages.new_zeros(features.shape[0], *messages.shape[1:]).index_add(0, centre, messages)
+
+
+def convolution_dense(
+    features: Tensor, harmonics: Tensor, weights: Tensor, centre: Tensor, neighbour: Tensor, coupling: Coupling
+) -> Tensor:
+    """As the definition, with all paths in one product: few operations, whose number is what an accelerator waits for.
+
+    A matrix (M_out, M_in) of every edge is held at a time.
+    """
+    tensor, rows = _dense(coupling, harmonics.dtype, harmonics.device)
+    matrix = (harmonics @ tensor).unflatten(1, (len(rows), -1))
+    messages = torch.bmm(matrix, features.index_select(0, neighbour)) * weights.index_select(1, rows)
+    return messages.new_zeros(features.shape[0], *messages.shape[1:]).index_add(0, centre, messages)
+
+
+@cache
+def _dense(coupling: Coupling, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The coefficients of all paths (M_sh, M_out M_in), and the path of each row of the output (M_out,)."""
+    tensor = torch.zeros(coupling.irreps_sh.dim, coupling.irreps_out.dim, coupling.irreps_in.dim, dtype=torch.float64)
+    rows = torch.zeros(coupling.irreps_out.dim, dtype=torch.int64)
+    for path, (i, j, _) in enumerate(coupling.paths):
+        out = coupling.irreps_out.slices[path]
+        tensor[coupling.irreps_sh.slices[j], out, coupling.irreps_in.slices[i]] = coupling.tensor(path).permute(1, 2, 0)
+        rows[out] = path
+    return tensor.flatten(1).to(device, dtype), rows.to(device)

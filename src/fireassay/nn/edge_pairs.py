@@ -46,7 +46,7 @@ def _reverse(centre: Tensor, neighbour: Tensor, shift: Tensor) -> Tensor:
     reach = int(shift.abs().max()) if shift.numel() else 0
     n_atoms = int(torch.maximum(centre.max(), neighbour.max())) + 1 if len(centre) else 1
     places = torch.tensor([(2 * reach + 1) ** k for k in range(4)], device=shift.device)
-    image, opposite = ((sign * shift + reach) @ places[:3] for sign in (1, -1))
+    image, opposite = (((sign * shift + reach) * places[:3]).sum(1) for sign in (1, -1))  # CUDA multiplies no int64
     forward = torch.argsort((centre * n_atoms + neighbour) * places[3] + image)
     backward = torch.argsort((neighbour * n_atoms + centre) * places[3] + opposite)
     return torch.empty_like(forward).index_copy(0, backward, forward)

@@ -13,8 +13,8 @@ two keep no (E, 2l+1, K) array.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -121,7 +121,8 @@ def edge_product(
     differentiable to every order.
     """
     if not coupling._fits(harmonics):
-        return edge_product_reference(features, harmonics, coupling, weights.repeat_interleave(shared, 0))
+        each = weights.repeat_interleave(shared, 0, output_size=len(harmonics))
+        return _any_device(harmonics)(features, harmonics, coupling, each)
     # Made contiguous out here: a copy that a Function saves would be cut off from the graph of higher derivatives.
     return _Product.apply(coupling, shared, *_contiguous(harmonics, weights, *features))  # type: ignore[return-value]
 
@@ -374,10 +375,58 @@ def edge_product_reference(
     return tuple(torch.cat(parts, 2) for parts in blocks)
 
 
+def edge_product_dense(
+    features: Features, harmonics: Tensor, coupling: EdgeCoupling, weights: Tensor | None
+) -> Features:
+    """As the definition, with all paths of a block of the input in one product: few operations, for an accelerator."""
+    blocks: list[list[Tensor]] = [[] for _ in coupling.sizes_out.irreps]
+    for source, (tensor, rows, columns, parts) in enumerate(_dense(coupling, harmonics.dtype, harmonics.device)):
+        if not parts:
+            continue
+        values = torch.bmm((harmonics @ tensor).unflatten(1, (len(rows), -1)), features[source])
+        if weights is not None:
+            of_paths = weights[:, columns].unflatten(1, (len(parts), -1))
+            values = values * of_paths.index_select(1, rows)
+        for target, part in parts:
+            blocks[target].append(values[:, part])
+    return tuple(torch.cat(parts, 2) for parts in blocks)
+
+
+def _any_device(harmonics: Tensor) -> Callable[[Features, Tensor, EdgeCoupling, Tensor | None], Features]:
+    return edge_product_reference if harmonics.device.type == "cpu" else edge_product_dense
+
+
+@cache
+def _dense(coupling: EdgeCoupling, dtype: torch.dtype, device: torch.device) -> list[_Dense]:
+    """The coefficients of the paths by the block of the input that they start from."""
+    found = []
+    for source, irrep in enumerate(coupling.sizes_in.irreps):
+        paths = [path for path in coupling.paths if path.source == source]
+        sizes = [coupling.sizes_out.irreps[path.target].dim for path in paths]
+        tensor = torch.zeros(coupling.harmonics.dim, sum(sizes), irrep.dim, dtype=torch.float64)
+        parts, end = [], 0
+        for path, size in zip(paths, sizes, strict=True):
+            part = slice(end, end + size)
+            end += size
+            tensor[coupling.harmonics.slices[path.harmonic], part] = coupling.tensor(path).permute(1, 2, 0)
+            parts.append((path.target, part))
+        rows = torch.repeat_interleave(torch.arange(len(paths)), torch.tensor(sizes, dtype=torch.int64))
+        columns = slice(paths[0].weights.start, paths[-1].weights.stop) if paths else slice(0)
+        found.append(_Dense(tensor.flatten(1).to(device, dtype), rows.to(device), columns, parts))
+    return found
+
+
+class _Dense(NamedTuple):
+    tensor: Tensor  # (M_sh, R (2l+1)), R rows of all paths
+    rows: Tensor  # (R,), the path of each row
+    columns: slice  # of the weights
+    parts: list[tuple[int, slice]]  # of each path: its target and its rows
+
+
 def attended_product_reference(
     features: Features, harmonics: Tensor, coupling: EdgeCoupling, attention: Tensor, segments: Segments
 ) -> Features:
     """The definition, for any device."""
-    products = edge_product_reference(features, harmonics, coupling, None)
+    products = _any_device(harmonics)(features, harmonics, coupling, None)
     weighted = (attention[:, :, None, None] * values.unsqueeze(1) for values in products)
     return tuple(segment_sum(values, segments).transpose(0, 1) for values in weighted)

@@ -87,7 +87,8 @@ class EquivariantLinear(nn.Module):
                 blocks[o] = blocks[o] + x @ weight
             else:
                 every = torch.einsum("nmc,zcd->nzmd", x, weight)
-                blocks[o] = blocks[o] + every[torch.arange(len(species), device=species.device), species]
+                own = torch.arange(len(species), device=species.device) * every.shape[1] + species
+                blocks[o] = blocks[o] + every.flatten(0, 1).index_select(0, own)
         return torch.cat(blocks, 1)
 
 

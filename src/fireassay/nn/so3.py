@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
 from math import factorial, sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -148,6 +148,18 @@ def clebsch_gordan(l1: int, l2: int, l3: int) -> Tensor:
     It obeys C = C D1(R) D2(R) D3(R) for every rotation R. Raises InputError when the triangle rule forbids it.
     """
     return torch.from_numpy(_clebsch_gordan(l1, l2, l3).copy())
+
+
+class Paths(Protocol):
+    """What couples by paths, each of which has its coefficients."""
+
+    def tensor(self, path: int, /) -> Tensor: ...
+
+
+@cache
+def path_tensor(coupling: Paths, path: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The coefficients of a path where they are needed, brought there once: each copy would stop an accelerator."""
+    return coupling.tensor(path).to(device, dtype)
 
 
 def sign_of_e3nn_0_4(l1: int, l2: int, l3: int) -> int:

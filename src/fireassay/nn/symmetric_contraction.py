@@ -235,9 +235,12 @@ def contract_reference(features: Tensor, coefficients: Tensor, species: Tensor, 
     constants = _indices(polynomial, features.device)
     monomials = torch.ones_like(features[:, :1])
     for degree in polynomial.degrees[1:]:
-        products = monomials[:, constants.parent[degree]] * features[:, constants.factor[degree]]
+        products = monomials.index_select(1, constants.parent[degree]) * features.index_select(
+            1, constants.factor[degree]
+        )
         monomials = torch.cat([monomials, products], 1)
-    terms = monomials[:, constants.term_parent] * features[:, constants.term_factor] * coefficients[species]
+    factors = monomials.index_select(1, constants.term_parent), features.index_select(1, constants.term_factor)
+    terms = factors[0] * factors[1] * coefficients.index_select(0, species)
     out = features.new_zeros(features.shape[0], len(polynomial.starts) - 1, features.shape[2])
     return out.index_add(1, constants.row, terms)
 

@@ -25,7 +25,7 @@ from fireassay.errors import InputError
 from fireassay.nn.autograd import is_wanted
 from fireassay.nn.convolution import Coupling
 from fireassay.nn.segment import Segments, gather
-from fireassay.nn.so3 import Irrep, Irreps
+from fireassay.nn.so3 import Irrep, Irreps, path_tensor
 from fireassay.nn.tensor_product_mixed_numba import Blocks, Task, mixed, mixed_gradients, weight_gradients
 from fireassay.nn.tensor_product_numba import Rows, Terms, gradients, products
 
@@ -288,7 +288,7 @@ def tensor_product_reference(
         for p in range(path, path + n_paths):
             i, j, _ = product.coupling.paths[p]
             left, right = product.irreps_in.slices[i], product.irreps_environment.slices[j]
-            tensor = product.coupling.tensor(p).to(environment)
+            tensor = path_tensor(product.coupling, p, environment.dtype, environment.device)
             blocks.append(torch.einsum("eac,ebc,abk->ekc", together[:, left], around[:, right], tensor))
         outputs.append(torch.cat(blocks, 2))
         path += n_paths

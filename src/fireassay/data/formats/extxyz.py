@@ -11,7 +11,8 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -113,7 +114,7 @@ def stream_extxyz(path: Path) -> Iterator[Content]:
     with open_text(path) as text:
         large = path.stat().st_size >= _SCANNED
         for piece in _pieces(text, str(path)) if large else _chunks(text, str(path)):
-            frames = _scanned_frames(piece, str(path)) if isinstance(piece, _Scanned) else _frames(piece, str(path))
+            frames = list((_scanned_frames if isinstance(piece, _Scanned) else _frames)(piece, str(path)))
             empty = empty and not frames
             at = position(text)
             yield Content(str(path), "extended XYZ", frames, size=max(0, at - place))
@@ -158,9 +159,11 @@ def _chunks(text: TextIO | io.StringIO, file: str, number: int = 0, line: int = 
                 yield blocks
                 blocks, size = [], 0
     except InputError:
-        yield blocks
+        if blocks:
+            yield blocks
         raise
-    yield blocks
+    if blocks:
+        yield blocks
 
 
 def _blocks(text: TextIO | io.StringIO, file: str, number: int, line: int) -> Iterator[_Block]:
@@ -196,35 +199,53 @@ def _count(head: str, where: str) -> int:
     return int(text)
 
 
-def _frames(blocks: list[_Block], file: str) -> list[Frame]:
-    heads = [_Head.of(file, block.number, block.line, block.comment) for block in blocks]
-    frames: list[Frame | None] = [None] * len(blocks)
+def _frames(blocks: list[_Block], file: str) -> Iterator[Frame]:
+    heads = _Heads((file, block.number, block.line, block.comment) for block in blocks)
+    arrays: dict[int, dict[str, NDArray]] = {}
     for columns, members in _by_columns(heads).items():
         converted = _converted_together([blocks[k].rows for k in members], columns)
-        for k, arrays in zip(members, converted or (), strict=False):
-            frames[k] = _frame(heads[k], arrays)
-    return [_alone(heads[k], blocks[k]) if frame is None else frame for k, frame in enumerate(frames)]
+        arrays |= dict(zip(members, converted or (), strict=False))
+    return heads.frames(arrays, blocks.__getitem__)
 
 
-def _scanned_frames(scanned: _Scanned, file: str) -> list[Frame]:
+def _scanned_frames(scanned: _Scanned, file: str) -> Iterator[Frame]:
     n = len(scanned.places)
-    heads = [_Head.of(file, scanned.number + k, scanned.line_of(k), scanned.comment(k)) for k in range(n)]
-    frames: list[Frame | None] = [None] * n
+    heads = _Heads((file, scanned.number + k, scanned.line_of(k), scanned.comment(k)) for k in range(n))
+    arrays: dict[int, dict[str, NDArray]] = {}
     for columns, members in _by_columns(heads).items():
         places = scanned.places[members]
         width = sum(count for _, _, count in columns)
         numbers, table, sound = xyz_scan.rows_of(scanned.buffer, places, width)
-        sizes = places[:, xyz_scan.COUNT].tolist()
-        arrays = _of_table(table, columns)
-        if arrays is None:
+        values = _of_table(table, columns)
+        if values is None:
             continue
+        values = {columns[0][0]: numbers, **values}
         first = 0
-        for k, size, plain in zip(members, sizes, sound.tolist(), strict=True):
-            of_frame = {name: array[first : first + size] for name, array in arrays.items()}
+        for k, size, plain in zip(members, places[:, xyz_scan.COUNT].tolist(), sound.tolist(), strict=True):
             if plain:
-                frames[k] = _frame(heads[k], {columns[0][0]: numbers[first : first + size], **of_frame})
+                arrays[k] = {name: array[first : first + size] for name, array in values.items()}
             first += size
-    return [_alone(heads[k], scanned.block(k)) if frame is None else frame for k, frame in enumerate(frames)]
+    return heads.frames(arrays, scanned.block)
+
+
+class _Heads(list["_Head"]):
+    """The heads of frames, up to the first that cannot be read: its error is raised when its turn comes."""
+
+    def __init__(self, lines: Iterable[tuple[str, int, int, str]]) -> None:
+        super().__init__()
+        self._error: InputError | None = None
+        try:
+            for line in lines:
+                self.append(_Head.of(*line))
+        except InputError as error:
+            self._error = error
+
+    def frames(self, arrays: Mapping[int, dict[str, NDArray]], block: Callable[[int], _Block]) -> Iterator[Frame]:
+        """The frames in their order: of arrays, elements as numbers, where there are any, else of the block's lines."""
+        for k, head in enumerate(self):
+            yield _frame(head, arrays[k], symbols=True) if k in arrays else _alone(head, block(k))
+        if self._error is not None:
+            raise self._error
 
 
 def _by_columns(heads: list[_Head]) -> dict[tuple[Column, ...], list[int]]:
@@ -257,7 +278,8 @@ def _converted_together(rows: list[list[str]], columns: tuple[Column, ...]) -> l
     if len(tokens) != n * width:
         return None
     names = tokens[::width]
-    if not set(names) <= ATOMIC_NUMBERS.keys():
+    starts = [row.split(None, 1)[0] for block in rows for row in block if not row.isspace()]
+    if starts != names or not set(names) <= ATOMIC_NUMBERS.keys():
         return None
     del tokens[::width]
     table = _parsed(" ".join(tokens), n * (width - 1))
@@ -325,23 +347,28 @@ class _Head(NamedTuple):
         """What a comment line says. Raises InputError for cells, flags and columns of other forms."""
         where = f"{file} frame {number} (line {line})"
         values = parse_comment(comment, f"{file} frame {number} (line {line + 1})")
-        special = {name: _taken(values, name, where) for name in ("properties", "lattice", "pbc")}
-        if special["lattice"] is None:
+        properties, lattice, pbc = (_taken(values, present, where) for present in _special(tuple(values)))
+        if lattice is None:
             _refuse_other_cell(values, where)
         return cls(
             file,
             number,
             line,
             values,
-            _columns(special["properties"], where),
-            _cell(special["lattice"], where),
-            _pbc(special["pbc"], special["lattice"] is not None, where),
+            _columns(properties, where),
+            _cell(lattice, where),
+            _pbc(pbc, lattice is not None, where),
         )
 
 
-def _taken(values: dict[str, Any], name: str, where: str) -> Any:
-    """The value of a key that the format knows, in whatever case it is written, taken out of the others."""
-    present = [key for key in values if key.casefold() == name]
+@lru_cache(maxsize=256)
+def _special(keys: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """The keys that stand for Properties, Lattice and pbc, in whatever case they are written."""
+    return tuple(tuple(key for key in keys if key.casefold() == name) for name in ("properties", "lattice", "pbc"))
+
+
+def _taken(values: dict[str, Any], present: tuple[str, ...], where: str) -> Any:
+    """The value of a key that the format knows, taken out of the others."""
     if len(present) > 1:
         raise InputError(f"{where}: has {' and '.join(present)}, needs one of them; remove the other")
     return values.pop(present[0]) if present else None
@@ -349,7 +376,7 @@ def _taken(values: dict[str, Any], name: str, where: str) -> Any:
 
 def _refuse_other_cell(values: Mapping[str, Any], where: str) -> None:
     for key, value in values.items():
-        if _CELL_NAMES.fullmatch(key) and isinstance(value, np.ndarray) and value.dtype.kind in "fi":
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fi" and _CELL_NAMES.fullmatch(key):
             raise InputError(
                 f'{where}: has no Lattice but {key!r} with {value.size} numbers; write it as Lattice="ax ay az bx by '
                 f"bz cx cy cz\", such as with sed 's/{key}=/Lattice=/'"
@@ -370,13 +397,13 @@ def _alone(head: _Head, block: _Block) -> Frame:
     return _frame(head, _arrays(table, columns or _unnamed(width, head.where), head.file, head.number, head.line))
 
 
-def _frame(head: _Head, arrays: dict[str, NDArray]) -> Frame:
-    where = head.where
-    numbers, positions = _species(arrays, where), _positions(arrays, where)
-    twice = sorted(head.values.keys() & arrays.keys())
-    if twice:
-        raise InputError(f"{where}: {twice[0]!r} is a column and a key of the comment line; rename one of them")
-    return Frame(
+def _frame(head: _Head, arrays: dict[str, NDArray], symbols: bool = False) -> Frame:
+    """The frame of a head and its columns, the elements among these as `symbols` that were looked up."""
+    numbers, positions = _species(arrays, head), _positions(arrays, head)
+    if not head.values.keys().isdisjoint(arrays):
+        twice = sorted(head.values.keys() & arrays.keys())
+        raise InputError(f"{head.where}: {twice[0]!r} is a column and a key of the comment line; rename one of them")
+    return (Frame.unchecked if symbols else Frame)(
         file=head.file,
         number=head.number,
         atomic_numbers=numbers,
@@ -485,18 +512,27 @@ def _culprit(columns: list[tuple[str, ...]], kind: str) -> tuple[int, str]:
     return 0, columns[0][0]
 
 
-def _column(arrays: dict[str, NDArray], names: tuple[str, ...], where: str) -> NDArray | None:
+@lru_cache(maxsize=256)
+def _named(columns: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the columns that have one of these names, in any case."""
+    return tuple(name for name in columns if name.casefold() in names)
+
+
+def _column(arrays: dict[str, NDArray], names: tuple[str, ...], head: _Head) -> NDArray | None:
     """The column of one of these names in any case, taken out of the others."""
-    present = [name for name in arrays if name.casefold() in names]
+    present = _named(tuple(arrays), names)
     if len(present) > 1:
-        raise InputError(f"{where}: Properties names {' and '.join(present)}, needs one of them; rename the other")
+        raise InputError(f"{head.where}: Properties names {' and '.join(present)}, needs one of them; rename the other")
     return arrays.pop(present[0]) if present else None
 
 
-def _species(arrays: dict[str, NDArray], where: str) -> NDArray[np.int64]:
-    names = _column(arrays, _SPECIES, where)
+def _species(arrays: dict[str, NDArray], head: _Head) -> NDArray[np.int64]:
+    names = _column(arrays, _SPECIES, head)
+    if names is not None and names.dtype == np.int64 and names.ndim == 1:
+        return names
+    where = head.where
     if names is None:
-        names = _column(arrays, _NUMBERS, where)
+        names = _column(arrays, _NUMBERS, head)
         if names is None:
             raise InputError(f"{where}: Properties names no species column; found {sorted(arrays)}")
     if names.ndim != 1 or names.dtype.kind not in "iufU":
@@ -522,12 +558,12 @@ def _species_written_otherwise(names: NDArray, where: str) -> NDArray[np.int64]:
     return np.array(numbers, dtype=np.int64)
 
 
-def _positions(arrays: dict[str, NDArray], where: str) -> NDArray[np.float64]:
-    positions = _column(arrays, _POSITIONS, where)
+def _positions(arrays: dict[str, NDArray], head: _Head) -> NDArray[np.float64]:
+    positions = _column(arrays, _POSITIONS, head)
     if positions is None:
-        raise InputError(f"{where}: Properties names no pos column; found {sorted(arrays)}")
+        raise InputError(f"{head.where}: Properties names no pos column; found {sorted(arrays)}")
     if positions.ndim != 2 or positions.shape[1] != 3 or positions.dtype.kind not in "fi":
-        raise InputError(f"{where}: pos has shape {positions.shape}, needs three columns of numbers")
+        raise InputError(f"{head.where}: pos has shape {positions.shape}, needs three columns of numbers")
     return positions.astype(np.float64, copy=False)
 
 
@@ -567,8 +603,13 @@ def parse_comment(comment: str, where: str) -> dict[str, Any]:
 
     Raises InputError for a value that is not closed and a key that is given twice.
     """
-    values: dict[str, Any] = {}
     comment = comment.strip()
+    for template in _TEMPLATES:
+        values = template.values(comment)
+        if values is not None:
+            return values
+    values = {}
+    spans: list[tuple[str, int, int, bool]] = []
     if "=" not in comment:
         return {"comment": _typed(comment, quoted=True)} if comment else values
     at = 0
@@ -579,14 +620,61 @@ def parse_comment(comment: str, where: str) -> dict[str, Any]:
         at = match.end()
         key = match[1] if match[1] is not None else match[2]
         if match[3]:
+            begin = at
             text, quoted, at = _value(comment, at, where)
+            spans.append((key, begin, at, quoted))
             value = text if key.casefold() in ("properties", "pbc") else _typed(text, quoted)
         else:
             value = True
         if key in values and not (value is True and values[key] is True):
             raise InputError(f"{where}: the comment line gives {key!r} twice; remove one of them")
         values[key] = value
+    _remember(comment, spans, list(values))
     return values
+
+
+class _Template(NamedTuple):
+    """A pattern of comment lines that differ in their values alone, as those of one file mostly do.
+
+    What it matches reads as it would key by key: values are words without quotes or quoted ones without escapes, so
+    that each ends where it would otherwise.
+    """
+
+    pattern: re.Pattern[str]
+    constant: dict[str, Any]  # every key of the line in its order, with what stands in the pattern
+    found: list[tuple[str, bool]]  # of each group of the pattern: the key, and whether it is quoted
+
+    def values(self, comment: str) -> dict[str, Any] | None:
+        """The values of a line; None when it is of another kind."""
+        match = self.pattern.fullmatch(comment)
+        if match is None:
+            return None
+        values = self.constant.copy()
+        for (key, quoted), text in zip(self.found, match.groups(), strict=True):
+            values[key] = _typed(text, quoted)
+        return values
+
+
+_TEMPLATES: Final[deque[_Template]] = deque(maxlen=4)
+
+
+def _remember(comment: str, spans: list[tuple[str, int, int, bool]], keys: list[str]) -> None:
+    """Makes a template of a line with the values of these keys, begins and ends; of lines without other signs only."""
+    pattern, constant = "", dict.fromkeys(keys, True)
+    found = []
+    end = 0
+    for key, begin, after, quoted in spans:
+        text = comment[begin:after]
+        if text[:1] in ("'", "[", "{") or "\\" in text or not text:
+            return
+        if key.casefold() in ("properties", "pbc"):
+            constant[key] = text[1:-1] if quoted else text
+            continue
+        pattern += re.escape(comment[end:begin]) + (r'"([^"\\]*)"' if quoted else r"""([^\s"'\[{]\S*)""")
+        found.append((key, quoted))
+        end = after
+    if len({key for key, _ in found}) == len(found) and found:
+        _TEMPLATES.appendleft(_Template(re.compile(pattern + re.escape(comment[end:])), constant, found))
 
 
 def _value(comment: str, at: int, where: str) -> tuple[str, bool, int]:
@@ -659,7 +747,7 @@ def _json(text: str, otherwise: Any) -> Any:
 def _scalar(token: str) -> bool | int | float | str:
     if token in _BOOLEANS:
         return _BOOLEANS[token]
-    for convert in (_whole, _real):
+    for convert in (_real,) if "." in token else (_whole, _real):
         try:
             return convert(token)
         except ValueError:

@@ -18,7 +18,8 @@ from fireassay.data.frame import ATOMIC_NUMBERS
 from fireassay.kernel_cache import cached
 
 COUNT, LINE, COMMENT, COMMENT_END, ROWS, ROWS_END = range(6)  # columns of a table of places
-_EXACT = np.uint64(1 << 53)  # up to which integers, as powers of ten up to 10^22, are doubles: one operation rounds once
+# Integers up to this, and powers of ten up to 10^22, are doubles: one operation on them rounds once.
+_EXACT = np.uint64(1 << 53)
 _LEAST, _MOST = -300, 300  # exponents of ten that are handled: results are normal numbers
 _NEWLINE, _RETURN, _SPACE, _TAB = 10, 13, 32, 9
 _TENS: Final = np.array([float(10**q) for q in range(23)])
@@ -86,7 +87,7 @@ def _elements() -> NDArray[np.int64]:
 
 @cached(numba.njit, nogil=True)
 def _line_end(buffer, at):  # type: ignore[no-untyped-def]
-    """The place of the next newline, the buffer's length where there is none, and whether the line has a lone return."""
+    """The place of the next newline, the buffer's length where there is none, and if the line has a lone return."""
     size = len(buffer)
     lone = False
     while at < size and buffer[at] != _NEWLINE:
@@ -102,7 +103,7 @@ def _counted(buffer, at, end):  # type: ignore[no-untyped-def]
     count, digits, closed = 0, 0, False
     for k in range(at, end):
         byte = buffer[k]
-        if byte == _SPACE or byte == _TAB or byte == _RETURN:
+        if byte in (_SPACE, _TAB, _RETURN):
             closed = digits > 0
         elif 48 <= byte <= 57 and not closed and digits < 9:
             count, digits = 10 * count + (byte - 48), digits + 1
@@ -280,4 +281,3 @@ def _fill(buffer, places, elements, tens, high, low, numbers, table, sound):  # 
                 sound[k] = False
                 break
         first += places[k, 0]
-
