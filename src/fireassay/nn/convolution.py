@@ -100,7 +100,11 @@ class EdgeOrder(NamedTuple):
 def row_starts(index: Tensor, n_rows: int) -> Tensor:
     """Where each of `n_rows` rows begins among elements sorted by their row `index` (E,) int64: (n_rows + 1,)."""
     out = index.new_zeros(n_rows + 1)
-    torch.cumsum(torch.bincount(index, minlength=n_rows), 0, out=out[1:])
+    if index.device.type == "cpu":
+        counts = torch.bincount(index, minlength=n_rows)
+    else:  # bincount would wait for the largest element
+        counts = index.new_zeros(n_rows).index_add(0, index, torch.ones_like(index))
+    torch.cumsum(counts, 0, out=out[1:])
     return out
 
 
