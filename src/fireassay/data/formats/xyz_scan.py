@@ -19,7 +19,7 @@ from fireassay.kernel_cache import cached
 
 COUNT, LINE, COMMENT, COMMENT_END, ROWS, ROWS_END = range(6)  # columns of a table of places
 # Integers up to this, and powers of ten up to 10^22, are doubles: one operation on them rounds once.
-_EXACT = np.uint64(1 << 53)
+_EXACT = 1 << 53
 _LEAST, _MOST = -300, 300  # exponents of ten that are handled: results are normal numbers
 _NEWLINE, _RETURN, _SPACE, _TAB = 10, 13, 32, 9
 _TENS: Final = np.array([float(10**q) for q in range(23)])
@@ -195,24 +195,28 @@ def _rounded(digits, q, high, low):  # type: ignore[no-untyped-def]
 def _number(buffer, at, end, tens, high, low, bits, value):  # type: ignore[no-untyped-def]
     """The number that begins at `at`, into `value`, a view of `bits`; returned are its end, and if it is certain."""
     negative = buffer[at] == 45
-    if buffer[at] == 45 or buffer[at] == 43:
+    if negative or buffer[at] == 43:
         at += 1
-    digits, seen, significant, q = np.uint64(0), 0, 0, 0
-    point = False
+    first, digits, point = at, 0, -1
     while at < end:
-        byte = buffer[at]
-        if 48 <= byte <= 57:
-            digits = np.uint64(10) * digits + np.uint64(byte - 48)
-            seen += 1
-            significant += significant > 0 or byte != 48
-            q -= point
-        elif byte == 46 and not point:
-            point = True
+        digit = buffer[at] - 48
+        if 0 <= digit <= 9:
+            digits = 10 * digits + digit
+        elif digit == -2 and point < 0:
+            point = at
         else:
             break
         at += 1
-    if seen == 0 or significant > 19:
+    seen = at - first - (point >= 0)
+    q = point + 1 - at if point >= 0 else 0
+    if seen == 0:
         return at, False
+    if seen > 18:  # leading zeros do not count: below 10^18 there was no overflow
+        while first < at and (buffer[first] == 48 or buffer[first] == 46):
+            seen -= buffer[first] == 48
+            first += 1
+        if seen > 18:
+            return at, False
     if at < end and (buffer[at] == 101 or buffer[at] == 69):
         at += 1
         below = at < end and buffer[at] == 45
@@ -226,13 +230,13 @@ def _number(buffer, at, end, tens, high, low, bits, value):  # type: ignore[no-u
         if seen == 0:
             return at, False
         q += -exponent if below else exponent
-    if at < end and buffer[at] != _SPACE and buffer[at] != _TAB and buffer[at] != _RETURN and buffer[at] != _NEWLINE:
+    if at < end and buffer[at] > _SPACE:
         return at, False
     certain = True
     if digits <= _EXACT and -22 <= q <= 22:
-        value[0] = np.float64(digits) / tens[-q] if q < 0 else np.float64(digits) * tens[q]
+        value[0] = digits / tens[-q] if q < 0 else digits * tens[q]
     elif _LEAST <= q <= _MOST:
-        bits[0], certain = _rounded(digits, q, high, low)
+        bits[0], certain = _rounded(np.uint64(digits), q, high, low)
     else:
         certain = False
     if negative:
