@@ -114,7 +114,8 @@ def stream_extxyz(path: Path) -> Iterator[Content]:
     with open_text(path) as text:
         large = path.stat().st_size >= _SCANNED
         for piece in _pieces(text, str(path)) if large else _chunks(text, str(path)):
-            frames = list((_scanned_frames if isinstance(piece, _Scanned) else _frames)(piece, str(path)))
+            made = _scanned_frames(piece, str(path)) if isinstance(piece, _Scanned) else _frames(piece, str(path))
+            frames = list(made)
             empty = empty and not frames
             at = position(text)
             yield Content(str(path), "extended XYZ", frames, size=max(0, at - place))
@@ -660,7 +661,8 @@ _TEMPLATES: Final[deque[_Template]] = deque(maxlen=4)
 
 def _remember(comment: str, spans: list[tuple[str, int, int, bool]], keys: list[str]) -> None:
     """Makes a template of a line with the values of these keys, begins and ends; of lines without other signs only."""
-    pattern, constant = "", dict.fromkeys(keys, True)
+    pattern = ""
+    constant: dict[str, Any] = dict.fromkeys(keys, True)
     found = []
     end = 0
     for key, begin, after, quoted in spans:
