@@ -1,0 +1,148 @@
+"""Planted faults are caught and named; sound potentials pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+
+from fireassay.assays import probes
+from fireassay.assays.assay import Subject
+from fireassay.assays.probes import ProbesSettings
+from fireassay.data.graph import Graph, edge_vectors, sum_over_neighbours
+from fireassay.data.structure import Structure
+from fireassay.interop.ase import structure_of
+from fireassay.potential import LocalPotential, Potential, Prediction
+from fireassay.records.probes import Probe, ProbesResult
+
+FAST = ProbesSettings(points=60, duration=100.0)
+
+
+class Well(LocalPotential):
+    """Lennard-Jones in argon's size with a C2 switch to zero, or cut where it is with `hard`."""
+
+    def __init__(self, cutoff: float = 8.0, epsilon: float = 0.0104, sigma: float = 3.4, hard: bool = False) -> None:
+        super().__init__()
+        self.arguments = {"cutoff": cutoff, "epsilon": epsilon, "sigma": sigma, "hard": hard}
+        self.cutoff, self.hard = cutoff, hard
+        self.epsilon = torch.nn.Parameter(torch.tensor(epsilon, dtype=torch.float64))
+        self.sigma = torch.nn.Parameter(torch.tensor(sigma, dtype=torch.float64))
+
+    def local(self, graph: Graph) -> tuple[torch.Tensor, torch.Tensor]:
+        r = edge_vectors(graph).norm(dim=1)
+        x = ((r - 0.6 * self.cutoff) / (0.4 * self.cutoff)).clamp(0.0, 1.0)
+        switch = torch.ones_like(r) if self.hard else 1 - 10 * x**3 + 15 * x**4 - 6 * x**5
+        six = (self.sigma / r) ** 6
+        pair = 4 * self.epsilon * (six**2 - six) * switch
+        energy = sum_over_neighbours(torch.where(r < self.cutoff, pair, 0.0), graph) / 2
+        return energy, energy.unsqueeze(1)
+
+
+class Changed(Potential):
+    """A well whose predictions are changed."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.inner, self.fault, self.calls = Well(hard=fault == "hard cutoff"), fault, 0
+        self.arguments, self.cutoff = {"fault": fault}, self.inner.cutoff
+
+    def energy(self, graph: Graph) -> torch.Tensor:
+        energy = self.inner.energy(graph)
+        r = edge_vectors(graph).norm(dim=1)
+        owner = graph.structure[graph.centre]
+
+        def per_structure(values: torch.Tensor) -> torch.Tensor:
+            return energy.new_zeros(len(energy)).index_add(0, owner, values.to(energy.dtype))
+
+        if self.fault == "hole":  # deep enough to beat the wall, from two thirds of a diameter inwards
+            inside = (2.4 - r).clamp(min=0.0)
+            return energy - per_structure(0.2 * inside**3 * (self.inner.sigma / r) ** 12)
+        if self.fault == "float32 jumps":
+            return energy + ((4096 * energy).round() / 4096 - energy).detach()
+        if self.fault == "batch":
+            return energy * (1 + 1e-2 * torch.arange(len(energy)))
+        if self.fault == "atom order":
+            odd = (graph.centre % 2 == 0) & (graph.neighbour % 2 == 0)
+            return energy + per_structure(odd * torch.exp(-r))
+        return energy
+
+    def predict(
+        self, graph: Graph, forces: bool = True, stress: bool = False, *, differentiable: bool = False
+    ) -> Prediction:
+        found = super().predict(graph, forces, stress, differentiable=differentiable)
+        if found.forces is None:
+            return found
+        size = found.forces.std()
+        if self.fault == "scaled":
+            return found._replace(forces=1.02 * found.forces)
+        if self.fault == "gradient":
+            return found._replace(forces=-found.forces)
+        if self.fault == "noise":
+            self.calls += 1
+            noise = torch.randn(found.forces.shape, generator=torch.Generator().manual_seed(self.calls))
+            return found._replace(forces=found.forces + 0.02 * size * noise.to(found.forces))
+        if self.fault == "frozen noise":
+            return found._replace(forces=found.forces + 0.02 * size * torch.sin(1e7 * graph.positions))
+        if self.fault == "stress" and found.stress is not None:
+            return found._replace(stress=-found.stress)
+        if self.fault == "field":
+            axis = graph.positions.new_tensor([0.0, 0.0, 1.0]).expand_as(graph.positions)
+            return found._replace(forces=found.forces + 0.05 * torch.linalg.cross(graph.positions, axis))
+        return found
+
+
+def argon(molecule: bool = False) -> Structure:
+    if molecule:
+        grid = np.stack(np.meshgrid(*[np.arange(2)] * 3), -1).reshape(-1, 3)
+        return Structure(np.full(8, 18), 3.9 * grid + 0.1 * np.random.default_rng(0).normal(size=(8, 3)))
+    return structure_of(bulk("Ar", "fcc", a=5.3, cubic=True))
+
+
+def by_name(found: ProbesResult) -> dict[str, Probe]:
+    assert len({probe.name for probe in found.probes}) == len(found.probes)
+    return {probe.name: probe for probe in found.probes}
+
+
+def result(predictor: Potential, start: Structure, settings: ProbesSettings = FAST) -> ProbesResult:
+    return probes.run(Subject(predictor=predictor, start=start), settings)
+
+
+@pytest.mark.parametrize("molecule", [False, True])
+def test_a_sound_potential_passes(molecule: bool) -> None:
+    found = result(Well(), argon(molecule))
+    by_name(found)
+    assert {probe.name: probe.sentence for probe in found.probes if probe.verdict not in ("sound", "not asked")} == {}
+    assert len([probe for probe in found.probes if probe.verdict == "sound"]) >= 15
+
+
+FAULTS = {
+    "hole": ("short-range wall", "Ar-Ar falls in"),
+    "stress": ("stress against energies", "opposite sign"),
+    "noise": ("repeated calls", "differ"),
+    "frozen noise": ("noise of the forces", "irregularly"),
+    "scaled": ("forces against energies", "1.0200 times"),
+    "gradient": ("forces against energies", "-1.0000 times"),
+    "hard cutoff": ("continuity", "jumps"),
+    "batch": ("batch against single", "differ"),
+    "atom order": ("order of atoms", "differ"),
+    "float32 jumps": ("continuity", "jumps"),
+    "field": ("symmetry of the Hessian", "transpose"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("molecule", [False, True])
+def test_planted_faults_are_named(fault: str, molecule: bool) -> None:
+    if fault == "stress" and molecule:
+        return
+    found = by_name(result(Changed(fault), argon(molecule)))
+    name, words = FAULTS[fault]
+    assert found[name].verdict in ("broken", "doubtful")
+    assert words in found[name].sentence
+    assert found[name].meaning
+    if fault in ("scaled", "gradient", "stress", "field", "noise", "batch", "atom order"):
+        assert found[name].verdict == "broken"
+    if fault == "scaled":
+        assert found["symmetry of the Hessian"].verdict == "sound"
+        assert found["noise of the forces"].verdict == "sound"
