@@ -157,3 +157,30 @@ def test_bad_cutoff(cutoff: float) -> None:
         neighbour_list(CASES["molecule"], cutoff)
     with pytest.raises(InputError, match="cutoff"):
         batched_neighbour_list(*batch([CASES["molecule"]]), cutoff)
+
+
+@pytest.mark.parametrize(
+    "lengths", [(1e7, 5, 5), (2e3, 2e3, 5), (1e5, 1e5, 5), (1e6, 1e6, 1e6), (0.5, 0.5, 1e5), (5, 5, 5)]
+)
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, False, False)])
+def test_cells_of_any_shape(lengths: tuple[float, float, float], pbc: tuple[bool, bool, bool]) -> None:
+    """A library that divides such a cell into bins ends the process, which no exception tells of."""
+    cell, flags = np.diag(lengths), np.array(pbc)
+    positions = np.array([[0.1, 0.1, 0.1], [0.9, 0.9, 0.9], [0.99, 0.99, 0.02]]) * np.array(lengths)
+    centre, neighbour, shift = neighbour_list(Structure(np.array([6, 6, 6]), positions, cell, flags), 6.0)
+    counts = [int(np.ceil(6.0 / length)) + 1 if flag else 0 for length, flag in zip(lengths, pbc, strict=True)]
+    images = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in counts], indexing="ij"), -1).reshape(-1, 3)
+    expected = 0
+    for i in range(3):
+        for j in range(3):
+            lengths_ij = np.linalg.norm(positions[j] + images @ cell - positions[i], axis=1)
+            expected += int(((lengths_ij < 6.0) & ((i != j) | images.any(1))).sum())
+    assert len(centre) == expected
+    vectors = positions[neighbour] + shift @ cell - positions[centre]
+    assert (np.linalg.norm(vectors, axis=1) < 6.0).all()
+
+
+def test_a_cell_too_narrow_is_one_line() -> None:
+    structure = Structure(np.array([6]), np.zeros((1, 3)), np.diag([1e-6, 1e-6, 5.0]), np.ones(3, dtype=bool))
+    with pytest.raises(InputError, match=r"a cell 1e-06 Å high"):
+        neighbour_list(structure, 6.0)

@@ -17,6 +17,8 @@ from torch import Tensor
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 
+_BINS: Final = 30_000  # of vesin's, up to which it makes no fewer along each direction
+_POINTS: Final = 30_000_000  # images of atoms within the cutoff of a cell
 _ALL_PAIRS: Final = 400  # atoms of a molecule up to which looking at every pair is fastest
 
 
@@ -93,9 +95,35 @@ def _check_cutoff(cutoff: float) -> None:
 
 
 def _vesin(positions: NDArray, cell: NDArray, pbc: NDArray, cutoff: float) -> tuple[NDArray, NDArray, NDArray]:
+    if not _regular(positions, cell, pbc, cutoff):
+        place = torch.zeros(len(positions), dtype=torch.int64)
+        given = (torch.from_numpy(np.array(a)) for a in (positions, cell[None], pbc[None]))
+        centre, neighbour, shift = binned_neighbour_list(*given, place, cutoff)
+        return centre.numpy(), neighbour.numpy(), shift.numpy()
     calculator = vesin.NeighborList(cutoff=cutoff, full_list=True)
     centre, neighbour, shift = calculator.compute(points=positions, box=cell, periodic=pbc, quantities="ijS")
     return centre.astype(np.int64), neighbour.astype(np.int64), shift.astype(np.int64).reshape(-1, 3)
+
+
+def _regular(positions: NDArray, cell: NDArray, pbc: NDArray, cutoff: float) -> bool:
+    """Whether vesin takes such a cell: one with very many bins along one direction and few along another ends it.
+
+    Raises InputError for a cell so narrow that its images within the cutoff do not fit into memory.
+    """
+    if not pbc.any() and np.ptp(positions, axis=0).max(initial=0.0) < np.cbrt(_BINS) * cutoff:
+        return True
+    inverse = np.linalg.inv(completed_cell(cell, pbc))
+    heights = 1 / np.linalg.norm(inverse, axis=0)
+    if pbc.any():
+        images = np.prod(2 * np.ceil(cutoff / heights[pbc]) + 1)
+        if images * len(positions) > _POINTS:
+            raise InputError(
+                f"a cell {heights[pbc].min():.3g} Å high has {images:.3g} images within {cutoff:g} Å; needs a larger "
+                "cell, check the unit of length"
+            )
+    extent = np.where(pbc, heights, np.ptp(positions @ inverse, axis=0) * heights)
+    bins = np.maximum(extent / cutoff, 1.0)
+    return bool(bins.prod() < _BINS or bins.min() * np.cbrt(_BINS / bins.prod()) > 2)
 
 
 def _one_by_one(

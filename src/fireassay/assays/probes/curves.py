@@ -35,6 +35,7 @@ _STAYS: Final = (
 )
 _FLAT: Final = 0.03  # eV/Å, forces that have no sign
 _DROP: Final = 0.1  # eV, by which energy falls inwards of the wall, that make a hole
+_USUAL: Final = (0.7, 1.6)  # of the sum of covalent radii, where bonds are, triple ones included
 _EASY: Final = 5.0  # eV, over which atoms come in a simulation now and then
 _LEAST_JUMP: Final = 1e-4  # eV
 _LOWER: Final = 0.1  # eV below the start, that make a minimum on a bond's curve a trap
@@ -295,9 +296,9 @@ def _tortuosity(energy: Array) -> float | None:
 
 
 def _hole(x: Array, energy: Array, natural: float) -> tuple[float, float] | None:
-    """The barrier above the well, or the far end, behind which energy falls towards short distance, and where it is."""
-    outer = x >= 0.8 * natural
-    well = int(np.flatnonzero(outer)[np.argmin(energy[outer])])
+    """The barrier above the lowest energy at usual lengths, behind which energy falls inwards, and where it is."""
+    usual = (x >= _USUAL[0] * natural) & (x <= _USUAL[1] * natural)
+    well = int(np.flatnonzero(usual)[np.argmin(energy[usual])])
     inwards = energy[: well + 1][::-1]
     highest = np.maximum.accumulate(inwards)
     fallen = np.flatnonzero(highest - inwards > _DROP)
@@ -317,7 +318,7 @@ def _judged_dimers(curves: Sequence[Curve]) -> list[Probe]:
     verdict: Verdict = "broken" if lost or (lowest is not None and lowest < _EASY) else "doubtful" if holes else "sound"
     if thin:
         verdict = "broken"
-    parts = [f"{c.name} falls in behind {c.hole:.2g} eV at {c.fault_at[0]:.2f} Å" for c in holes]
+    parts = [f"{c.name} falls in behind {c.hole or 0:.2g} eV at {c.fault_at[0]:.2f} Å" for c in holes]
     parts += [f"the wall of {c.name} is only {c.wall:.2g} eV high" for c in thin]
     parts += [f"{name} is not finite" for name in lost]
     walls = [curve.wall for curve in curves if curve.wall is not None]
