@@ -160,12 +160,12 @@ def test_bad_cutoff(cutoff: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "lengths", [(1e7, 5, 5), (2e3, 2e3, 5), (1e5, 1e5, 5), (1e6, 1e6, 1e6), (0.5, 0.5, 1e5), (5, 5, 5)]
+    "lengths", [(1e7, 5, 5), (2e3, 2e3, 5), (1e5, 1e5, 5), (1e6, 1e6, 1e6), (0.5, 0.5, 1e5), (5.0, 5.0, 5.0)]
 )
 @pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, False, False)])
 def test_cells_of_any_shape(lengths: tuple[float, float, float], pbc: tuple[bool, bool, bool]) -> None:
     """A library that divides such a cell into bins ends the process, which no exception tells of."""
-    cell, flags = np.diag(lengths), np.array(pbc)
+    cell, flags = np.diag(np.array(lengths, dtype=np.float64)), np.array(pbc)
     positions = np.array([[0.1, 0.1, 0.1], [0.9, 0.9, 0.9], [0.99, 0.99, 0.02]]) * np.array(lengths)
     centre, neighbour, shift = neighbour_list(Structure(np.array([6, 6, 6]), positions, cell, flags), 6.0)
     counts = [int(np.ceil(6.0 / length)) + 1 if flag else 0 for length, flag in zip(lengths, pbc, strict=True)]
