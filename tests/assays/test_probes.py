@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.eos import EquationOfState
+from ase.units import GPa
 
 from fireassay.assays import probes
 from fireassay.assays.assay import Subject
 from fireassay.assays.probes import ProbesSettings
+from fireassay.assays.probes.curves import _flips, _hole
 from fireassay.data.graph import Graph, edge_vectors, sum_over_neighbours
 from fireassay.data.structure import Structure
-from fireassay.interop.ase import structure_of
+from fireassay.errors import InputError
+from fireassay.interop.ase import CalculatorPredictor, structure_of
 from fireassay.potential import LocalPotential, Potential, Prediction
 from fireassay.records.probes import Probe, ProbesResult
 
@@ -146,3 +151,92 @@ def test_planted_faults_are_named(fault: str, molecule: bool) -> None:
     if fault == "scaled":
         assert found["symmetry of the Hessian"].verdict == "sound"
         assert found["noise of the forces"].verdict == "sound"
+
+
+def copper() -> ProbesResult:
+    start = structure_of(bulk("Cu", cubic=True))
+    predictor = CalculatorPredictor(EMT(), nan_on_failure=True)
+    settings = ProbesSettings(points=40, duration=50.0)
+    return probes.run(Subject(predictor=predictor, start=start), settings)
+
+
+def test_a_crystal_against_ase() -> None:
+    """Bulk modulus by ASE's equation of state, elastic constants and modes by its stresses and forces."""
+    found = copper()
+    assert {p.verdict for p in found.probes} == {"sound", "not asked"}
+    assert found.bulk is not None
+    atoms = bulk("Cu", cubic=True)
+    volumes, energies = [], []
+    for x in np.linspace(0.97, 1.03, 9):
+        scaled = atoms.copy()
+        scaled.set_cell(atoms.cell * x, scale_atoms=True)
+        scaled.calc = EMT()
+        volumes.append(scaled.get_volume())
+        energies.append(scaled.get_potential_energy())
+    fit = EquationOfState(volumes, energies, eos="birchmurnaghan")
+    _, _, modulus = fit.fit()
+    at_start = -atoms.get_volume() * _slope_of_pressure(atoms) / GPa
+    assert found.bulk.bulk_modulus == pytest.approx(at_start, rel=0.02)
+    assert found.bulk.bulk_modulus == pytest.approx(modulus / GPa, rel=0.1)  # at another volume, the equilibrium's
+    assert found.bulk.elastic is not None
+    c = found.bulk.elastic
+    assert c[0, 0] == pytest.approx(c[1, 1], rel=1e-3)
+    assert (c[0, 0] + 2 * c[0, 1]) / 3 == pytest.approx(found.bulk.bulk_modulus, rel=0.02)
+    assert found.bulk.frequencies is not None
+    assert np.abs(np.sort(np.abs(found.bulk.frequencies))[:3]).max() < 0.05  # translations
+    hessian = np.zeros((12, 12))
+    for k in range(12):
+        sides = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions.flat[k] += sign * 0.01
+            moved.calc = EMT()
+            sides.append(moved.get_forces().ravel())
+        hessian[:, k] = -(sides[0] - sides[1]) / 0.02
+    squares = np.linalg.eigvalsh((hessian + hessian.T) / 2 / atoms.get_masses()[0])
+    highest = np.sqrt(squares[-1] * 9.648533212e27) / (2 * np.pi) / 1e12  # eV/(Å² amu) to s⁻²
+    assert found.bulk.frequencies[-1] == pytest.approx(highest, rel=1e-3)
+
+
+def _slope_of_pressure(atoms) -> float:
+    values = []
+    for x in (0.999, 1.001):
+        scaled = atoms.copy()
+        scaled.set_cell(atoms.cell * x, scale_atoms=True)
+        scaled.calc = EMT()
+        values.append((scaled.get_volume(), -scaled.get_stress()[:3].mean()))
+    return (values[1][1] - values[0][1]) / (values[1][0] - values[0][0])
+
+
+def test_holes_and_flips() -> None:
+    x = np.linspace(0.4, 3.0, 261)
+    well = (1 / x) ** 12 - 2 * (1 / x) ** 6
+    assert _hole(x, well, 1.0) is None
+    force = -np.gradient(well, x)
+    assert _flips(force) == 0
+    torn = np.where(x < 0.6, well - 1e6 * (0.6 - x) ** 2, well)
+    assert _hole(x, torn, 1.0) is not None
+    wavy = 0.2 * np.sin(6 * x)
+    assert _flips(-np.gradient(wavy, x)) > 2
+
+
+def test_an_element_without_parameters_is_no_fault() -> None:
+    start = structure_of(bulk("Cu", cubic=True))
+    predictor = CalculatorPredictor(EMT(), nan_on_failure=True)
+    settings = ProbesSettings(points=20, duration=0.0, bulk_atoms=0, elements=["Cu", "Zn"])
+    found = by_name(probes.run(Subject(predictor=predictor, start=start), settings))
+    assert found["short-range wall"].verdict == "sound"
+    assert "Cu-Zn, Zn-Zn cannot be calculated" in found["short-range wall"].sentence
+
+
+def test_bad_input_is_one_line() -> None:
+    with pytest.raises(InputError, match="'Zz' is no chemical element"):
+        result(Well(), argon(), ProbesSettings(elements=["Zz"]))
+
+    class Failing(Well):
+        def local(self, graph: Graph) -> tuple[torch.Tensor, torch.Tensor]:
+            energy, descriptor = super().local(graph)
+            return energy * torch.nan, descriptor
+
+    with pytest.raises(InputError, match="the calculation at the start fails"):
+        result(Failing(), argon())

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -67,6 +67,13 @@ class Request:
     tell: Callable[[str], None] = field(default=_nobody)
 
 
+_FIRST: Final = (
+    "train first, or give --config with data; a calculator or a potential needs data.start=FILE at least, for assays "
+    "without labels"
+)
+_UNUSED: Final = "nequip"  # a configuration names a model; that of a calculator's is not used
+
+
 def run_assays(request: Request, progress: Progress) -> list[Path]:
     """Runs assays in a run folder and returns the JSON files written. Raises InputError when nothing can be done."""
     tune_allocator()
@@ -75,8 +82,8 @@ def run_assays(request: Request, progress: Progress) -> list[Path]:
     if unknown:
         known = ", ".join(ASSAYS)
         raise InputError(f"unknown assay {unknown[0]!r}{nearest(unknown[0], ASSAYS)}; known are {known}")
-    if not request.folder.is_dir() and request.config is None:
-        raise InputError(f"{request.folder} is not a run folder; train first, or give --config with data")
+    if not request.folder.is_dir() and request.config is None and not _bare(request):
+        raise InputError(f"{request.folder} is not a run folder; {_FIRST}")
     if request.python is not None and request.calculator is None:
         raise InputError("--python is for a calculator; name it with --calculator")
     with owned(request.folder), contextlib.ExitStack() as stack:
@@ -126,8 +133,14 @@ def _settings(request: Request, own: Mapping[str, Assay]) -> tuple[Config, dict[
         if base is None:
             folders.store_config(request.folder, given)
         base = given
+    if base is None and _bare(request):
+        placed = [o for o in request.overrides if o.startswith("data.")]
+        base = validated(
+            Config, overridden({"data": {"train": ""}, "model": {"type": _UNUSED}}, placed), "the overrides"
+        )
+        folders.store_config(request.folder, base)
     if base is None:
-        raise InputError(f"{request.folder} has no config.yaml; train first, or give --config with data")
+        raise InputError(f"{request.folder} has no config.yaml; {_FIRST}")
     content = resolved(base)
     content["assays"] |= {name: {} for name in own}
     content = overridden(content, [_placed(o, own) for o in request.overrides])
@@ -135,6 +148,12 @@ def _settings(request: Request, own: Mapping[str, Assay]) -> tuple[Config, dict[
     config = validated(Config, content, "the overrides")
     settings = {name: validated(assay.settings, mine[name], name) for name, assay in own.items()}
     return config, {**config.assays, **settings}
+
+
+def _bare(request: Request) -> bool:
+    """Whether a calculator or a potential comes with its data on the command line alone."""
+    given = {".".join(name.split(".")[:2]) for name in names_of(request.overrides)}
+    return (request.calculator or request.potential) is not None and bool(given & {"data.start", "data.test"})
 
 
 def _placed(override: str, own: Mapping[str, Assay]) -> str:

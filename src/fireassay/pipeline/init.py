@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fireassay.allocator import tune_allocator
+from fireassay.assays import ASSAYS
 from fireassay.config import Config, load_config, preset_names, resolved
 from fireassay.data.baseline import fit_e0, isolated_atoms
 from fireassay.data.checks import STOPS
@@ -74,9 +75,8 @@ def write_config(
         "model": _model(base, choices),
         "baseline": {**resolved(base)["baseline"], "e0": choices.e0},
         "training": _training(base, frames, choices),
-        "assays": resolved(base)["assays"] if recipe else {name: {} for name in ("accuracy", "stability", "landscape",
-                                                                                 "uncertainty")},
-    }  # fmt: skip
+        "assays": resolved(base)["assays"] if recipe else {name: {} for name in ASSAYS},
+    }
     config = validated(Config, content, "the configuration")
     seconds = _seconds_per_epoch(config) if timed else None
     found = [finding.line for finding in (*findings, *quality(frames))]

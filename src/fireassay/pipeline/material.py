@@ -66,7 +66,7 @@ def read_material(data: Data, seed: int, progress: Progress | None = None) -> Ma
             on_disk=data.on_disk, progress=progress,
         )  # fmt: skip
 
-    everything, findings = reading(data.train)
+    everything, findings = reading(data.train) if data.train else Reading([], [])
     looked_at = sample(everything, SAMPLE)
     found = [*findings, *quality(looked_at)]
     notes = [finding.line for finding in found if finding.kind not in _SAID_ELSEWHERE]
@@ -82,13 +82,12 @@ def read_material(data: Data, seed: int, progress: Progress | None = None) -> Ma
         train, validation = chosen(everything, kept), chosen(everything, held_out)
     if data.limit is not None and data.limit < len(train):
         train = chosen(train, sorted(rng.permutation(len(train))[: data.limit]))
-    if not train:
+    if not train and data.train:
         raise InputError(
             f"{display(data.train)}: the split leaves no training frames of {len(everything)}; lower data.validation"
         )
     test = {name: frames(source) for name, source in data.test.items()}
-    first = next(iter(test.values()), train)[0]
-    start = frames(data.start, labels=False)[0] if data.start else first
+    start = frames(data.start, labels=False)[0] if data.start else next(iter(test.values()), train)[0]
     if data.isolated_atoms is not None:
         isolated = read_e0(data.isolated_atoms, keys=data.keys, units=data.units)
     else:

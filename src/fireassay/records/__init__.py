@@ -11,7 +11,7 @@ A run directory holds one potential's whole story; the report is made from run d
     assays/NAME.json     one assay's result, its settings and provenance, and what it judged (`AssayRecord`)
     assays/NAME.npz      the result's arrays
 
-The type of each result (`accuracy`, `stability`, `landscape`, `uncertainty`) owns its names, units and shapes.
+The type of each result (`accuracy`, `stability` and so on) owns its names, units and shapes.
 """
 
 from fireassay.records.assay import AssayRecord, Untyped, load_assay

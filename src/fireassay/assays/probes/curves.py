@@ -308,9 +308,11 @@ def _hole(x: Array, energy: Array, natural: float) -> tuple[float, float] | None
     return float(inwards[top] - energy[well]), float(x[well - top])
 
 
-def _judged_dimers(curves: Sequence[Curve]) -> list[Probe]:
+def _judged_dimers(every: Sequence[Curve]) -> list[Probe]:
+    curves = [curve for curve in every if np.isfinite(curve.energy).mean() > 0.5]
+    absent = [curve.name for curve in every if curve not in curves]
     if not curves:
-        return []
+        return [left_out("dimers", GROUP, "no pair of atoms alone can be calculated")] if absent else []
     holes = [curve for curve in curves if curve.hole is not None]
     lost = [curve.name for curve in curves if any("finite" in fault for fault in curve.faults)]
     thin = [curve for curve in curves if curve.wall is not None and curve.hole is None and curve.wall < _EASY]
@@ -320,7 +322,7 @@ def _judged_dimers(curves: Sequence[Curve]) -> list[Probe]:
         verdict = "broken"
     parts = [f"{c.name} falls in behind {c.hole or 0:.2g} eV at {c.fault_at[0]:.2f} Å" for c in holes]
     parts += [f"the wall of {c.name} is only {c.wall:.2g} eV high" for c in thin]
-    parts += [f"{name} is not finite" for name in lost]
+    parts += [f"{name} is not finite at some distances" for name in lost]
     walls = [curve.wall for curve in curves if curve.wall is not None]
     least = min(walls, default=0.0)
     sound = f"atoms of {len(curves)} pairs repel each other down to {_FROM:g} covalent radii, by {least:.3g} eV or more"
@@ -328,7 +330,7 @@ def _judged_dimers(curves: Sequence[Curve]) -> list[Probe]:
         name="short-range wall",
         group=GROUP,
         verdict=verdict,
-        sentence="; ".join(parts) if parts else sound,
+        sentence="; ".join(parts or [sound]) + (f" ({', '.join(absent)} cannot be calculated)" if absent else ""),
         meaning="" if verdict == "sound" else
         "hot or dense trajectories let atoms fall onto each other; add a short-range repulsion such as ZBL, or frames "
         "of close contacts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -69,16 +70,18 @@ class Inquiry:
         """The predictor's answers, in batches of at most `together` structures."""
         predictor = self.subject.predictor if predictor is None else predictor
         data = dataset_for(predictor, structures)
-        found = predict(
-            predictor,
-            data,
-            forces=True,
-            stress=stress,
-            device=self.subject.device,
-            max_edges=self.settings.max_edges,
-            max_structures=together or self.settings.max_structures,
-            progress=self.subject.progress,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of calculators at the distances that dimers begin with
+            found = predict(
+                predictor,
+                data,
+                forces=True,
+                stress=stress,
+                device=self.subject.device,
+                max_edges=self.settings.max_edges,
+                max_structures=together or self.settings.max_structures,
+                progress=self.subject.progress,
+            )
         self.count += len(structures)
         assert found.forces is not None
         ends = np.cumsum([len(s) for s in structures])[:-1]

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from fireassay.report.sections import accuracy, landscape, stability, uncertainty
+from fireassay.report.sections import accuracy, landscape, probes, stability, uncertainty
 from fireassay.report.sections.chapter import Section
 
 SECTIONS: Final[Mapping[str, Section]] = {
     "accuracy": accuracy.SECTION,
     "stability": stability.SECTION,
     "landscape": landscape.SECTION,
+    "probes": probes.SECTION,
     "uncertainty": uncertainty.SECTION,
 }
 
