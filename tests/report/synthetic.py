@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fireassay.records import AssayRecord, ErrorTrajectory, RunRecord, environment, load_assay, write_text
 from fireassay.records.accuracy import AccuracyResult, Errors, SplitAccuracy
 from fireassay.records.landscape import Entropies, Entropy, LandscapeResult, LandscapeSetting, Lines
+from fireassay.records.probes import Curve, Probe, ProbesResult, StepScan
 from fireassay.records.run import BaselineRecord, DataRecord, IsolatedAtoms, TrainingRecord
 from fireassay.records.stability import (
     Drift,
@@ -34,7 +35,7 @@ from fireassay.report.sections import KINDS
 from fireassay.statistics.survival import kaplan_meier
 
 FRAMES = "f00d5eed00000001"  # of the training frames
-ASSAYS = ("metrics", "accuracy", "stability", "landscape", "uncertainty")
+ASSAYS = ("metrics", "accuracy", "stability", "landscape", "probes", "uncertainty")
 _MOLECULE = """
 N 1.89 0.04 2.23; C 2.52 0.11 0.99; N 3.81 0.47 1.00; C 4.44 0.55 -0.19; C 3.84 0.28 -1.41; C 2.50 -0.07 -1.41
 C 1.82 -0.13 -0.20; O 0.50 -0.52 -0.21; C -0.34 0.63 -0.06; C -1.78 0.16 -0.11; C -2.37 -0.17 -1.34
@@ -123,7 +124,13 @@ def write_run(
         _metrics(folder, character, rng)
         _errors(folder, rng, len(numbers))
     labels = _labels(character, numbers, positions)
-    makers = {"accuracy": _accuracy, "stability": _stability, "landscape": _landscape, "uncertainty": _uncertainty}
+    makers = {
+        "accuracy": _accuracy,
+        "stability": _stability,
+        "landscape": _landscape,
+        "probes": _probes,
+        "uncertainty": _uncertainty,
+    }
     for name, make in makers.items():
         if name in assays:
             make(folder, character, rng, labels)
@@ -244,6 +251,34 @@ def _quantity(error: NDArray[np.float64], reference: NDArray[np.float64]) -> Err
         return Errors(n=0)
     kinds = _errors_of(error[known])
     return Errors(n=int(known.sum()), **kinds, **_normalised(error[known], reference[known]))
+
+
+def _probes(folder: Path, character: Character, rng: np.random.Generator, labels: dict[str, Any]) -> None:
+    x = np.linspace(0.3, 5.0, 40)
+    wall = np.exp(-4 * (x - 1)) - 2 * np.exp(-2 * (x - 1))
+    hole = np.where(x < 0.6, wall - 400 * (0.6 - x), wall)
+    curves = [
+        Curve(
+            kind=kind, name=name, atoms=np.array([0, 1]), natural=1.0, distance=x, energy=energy,
+            force=-np.gradient(energy, x), faults=["a hole behind 3 eV"] if k else [], fault_at=np.array([0.6] * k),
+            flips=k, wall=40.0, hole=3.0 if k else None, tortuosity=1.0 + k,
+        )
+        for k, (kind, name, energy) in enumerate([("dimer", "C-H", wall), ("bond", "C1-H2", hole)])
+    ]  # fmt: skip
+    probes = [
+        Probe(name="forces against energies", group="conservation", verdict="sound", sentence="they agree", value=1e-6,
+              sound=2e-3, broken=1e-2),
+        Probe(name="short-range wall", group="curves", verdict="broken", sentence="C-H falls in", meaning="it is hot",
+              value=3.0, unit="eV"),
+        Probe(name="bulk", group="bulk", verdict="not asked", sentence="the start is not periodic"),
+    ]  # fmt: skip
+    step = np.array([1e-3, 1e-2, 1e-1])
+    scans = [StepScan(name="forces against energy differences", step=step, error=step**2 * (1 + rng.uniform(size=3)))]
+    result = ProbesResult(
+        start="ground_state.xyz frame 0", n_atoms=27, probes=probes, scans=scans, curves=curves, evaluations=1000,
+        seconds=3.0,
+    )  # fmt: skip
+    _save(folder, "probes", character, {"points": 40}, result)
 
 
 def _accuracy(folder: Path, character: Character, rng: np.random.Generator, labels: dict[str, Any]) -> None:

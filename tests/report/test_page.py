@@ -74,7 +74,7 @@ def _written(folders: list[Path], output: Path, **options) -> tuple[str, _Page]:
 
 
 @pytest.mark.parametrize(
-    ("assays", "number"), [(("metrics", "stability"), 4), pytest.param(ASSAYS, 15, marks=pytest.mark.slow)]
+    ("assays", "number"), [(("metrics", "stability"), 4), pytest.param(ASSAYS, 18, marks=pytest.mark.slow)]
 )
 def test_every_figure_is_printed_and_every_table_kept(tmp_path: Path, assays: tuple[str, ...], number: int) -> None:
     output = tmp_path / "out" / "report.html"

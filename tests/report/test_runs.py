@@ -30,13 +30,13 @@ def _load(*folders: Path):
 
 def test_every_record_has_a_source_with_path_hash_and_command(run: Path) -> None:
     (loaded,) = _load(run)
-    assert set(loaded.sources) == {"run", "metrics", "accuracy", "stability", "landscape", "uncertainty"}
+    assert set(loaded.sources) == {"run", "metrics", "accuracy", "stability", "landscape", "probes", "uncertainty"}
     source = loaded.sources["accuracy"]
     assert source.path == "../runs/nequip/assays/accuracy.json"
     assert source.sha256 == hashlib.sha256((run / "assays" / "accuracy.json").read_bytes()).hexdigest()
     assert source.arrays_sha256 == hashlib.sha256((run / "assays" / "accuracy.npz").read_bytes()).hexdigest()
     assert source.command == "fireassay assay nequip accuracy"
-    assert len({s.id for s in loaded.sources.values()}) == 6
+    assert len({s.id for s in loaded.sources.values()}) == 7
 
 
 def test_splits_come_coolest_first_whatever_their_names(tmp_path: Path) -> None:

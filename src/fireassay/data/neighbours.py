@@ -97,8 +97,8 @@ def _check_cutoff(cutoff: float) -> None:
 def _vesin(positions: NDArray, cell: NDArray, pbc: NDArray, cutoff: float) -> tuple[NDArray, NDArray, NDArray]:
     if not _regular(positions, cell, pbc, cutoff):
         place = torch.zeros(len(positions), dtype=torch.int64)
-        given = (torch.from_numpy(np.array(a)) for a in (positions, cell[None], pbc[None]))
-        centre, neighbour, shift = binned_neighbour_list(*given, place, cutoff)
+        x, cells, periodic = (torch.from_numpy(np.array(a)) for a in (positions, cell[None], pbc[None]))
+        centre, neighbour, shift = binned_neighbour_list(x, cells, periodic, place, cutoff)
         return centre.numpy(), neighbour.numpy(), shift.numpy()
     calculator = vesin.NeighborList(cutoff=cutoff, full_list=True)
     centre, neighbour, shift = calculator.compute(points=positions, box=cell, periodic=pbc, quantities="ijS")

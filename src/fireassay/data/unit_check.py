@@ -27,6 +27,7 @@ _TYPICAL: Final = 31.0  # eV/Å^2
 _FORCES: Final = {"kcal/mol/Å": ENERGY["kcal/mol"], "kJ/mol/Å": ENERGY["kJ/mol"], "Hartree/Bohr": HARTREE / BOHR}
 _ORGANIC: Final = (1, 6, 7, 8)
 _NOBLE: Final = (2, 10, 18, 36, 54, 86)
+_FARTHEST: Final = 15.0  # Å, or Bohr: no bond is longer, however empty the cell
 _SAMPLE: Final = 300
 _ATOMS: Final = 20_000  # of the sample
 _TOLERANCE: Final = 0.04  # the series, correlation and bonding together move light molecules by up to this
@@ -189,7 +190,7 @@ def _nearest_bonds(s: Structure) -> tuple[NDArray[np.int64], NDArray[np.float64]
     """
     n = len(s)
     if s.pbc.all():
-        cutoff = 2.0 * (abs(np.linalg.det(s.cell)) / n) ** (1 / 3)
+        cutoff = min(2.0 * (abs(np.linalg.det(s.cell)) / n) ** (1 / 3), _FARTHEST)
         centre, neighbour, shift = neighbour_list(s, cutoff)
         vectors = s.positions[neighbour] - s.positions[centre] + shift @ s.cell
     else:
