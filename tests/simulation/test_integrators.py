@@ -8,6 +8,7 @@ import torch
 from ase import Atoms
 from ase import units as ase_units
 from ase.build import bulk
+from ase.md.nose_hoover_chain import NoseHooverChainNVT
 from ase.md.nvtberendsen import NVTBerendsen
 from ase.md.verlet import VelocityVerlet as AseVelocityVerlet
 
@@ -22,11 +23,12 @@ from fireassay.simulation.state import (
     State,
     from_structures,
     generators,
+    kinetic_energy,
     maxwell_boltzmann,
     replicate,
     temperature,
 )
-from fireassay.simulation.thermostats import Berendsen
+from fireassay.simulation.thermostats import Berendsen, NoseHooverChain, VelocityRescaling
 from fireassay.units import ACCELERATION, BOLTZMANN
 from toys import Pair
 
@@ -66,7 +68,7 @@ def moving(atoms: list[Atoms], target: float = 300.0, **options: bool) -> State:
 
 
 @pytest.mark.parametrize("make", [crystal, cluster])
-@pytest.mark.parametrize("thermostat", [False, True])
+@pytest.mark.parametrize("thermostat", ["none", "berendsen", "chain"])
 def test_one_replica_follows_ase_step_by_step(make, thermostat):
     potential, steps, timestep = Pair(cutoff=4.5), 60, 2.0
     state = moving([make()])
@@ -75,12 +77,18 @@ def test_one_replica_follows_ase_step_by_step(make, thermostat):
     fs = ACCELERATION**0.5  # ASE's femtosecond and k_B are of CODATA 2014, ours of 2018: 3e-9 apart
     atoms.set_velocities(state.velocities.numpy() / fs)
     state = state._replace(degrees_of_freedom=torch.tensor([3.0 * len(atoms)], dtype=torch.float64))  # ASE counts 3n
-    integrator = Berendsen(timestep, 900.0, 40.0) if thermostat else VelocityVerlet(timestep)
-    dynamics = (
-        NVTBerendsen(atoms, timestep * fs, temperature_K=900.0 * BOLTZMANN / ase_units.kB, taut=40 * fs)
-        if thermostat
-        else AseVelocityVerlet(atoms, timestep * fs)
-    )
+    target = 900.0 * BOLTZMANN / ase_units.kB
+    integrator, dynamics = {
+        "none": lambda: (VelocityVerlet(timestep), AseVelocityVerlet(atoms, timestep * fs)),
+        "berendsen": lambda: (
+            Berendsen(timestep, 900.0, 40.0),
+            NVTBerendsen(atoms, timestep * fs, temperature_K=target, taut=40 * fs),
+        ),
+        "chain": lambda: (
+            NoseHooverChain(timestep, 900.0, 40.0),
+            NoseHooverChainNVT(atoms, timestep * fs, temperature_K=target, tdamp=40 * fs),
+        ),
+    }[thermostat]()
     theirs, speeds = [atoms.get_positions()], [atoms.get_velocities() * fs]
     for _ in range(steps):
         dynamics.run(1)
@@ -89,8 +97,9 @@ def test_one_replica_follows_ase_step_by_step(make, thermostat):
     recorder = Recorder(1, ("positions", "velocities"))
     run = simulate(potential, state, integrator, steps, observers=[recorder], skin=0.3)
     assert run.rebuilds > 2
-    np.testing.assert_allclose(run.arrays["positions"], theirs, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(run.arrays["velocities"], speeds, rtol=0, atol=1e-9)
+    tolerance = 5e-9 if thermostat == "chain" else 1e-9  # the chain takes the constants' difference along
+    np.testing.assert_allclose(run.arrays["positions"], theirs, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(run.arrays["velocities"], speeds, rtol=0, atol=tolerance)
     assert fs == pytest.approx(ase_units.fs, rel=1e-8)
     assert np.abs(theirs[-1] - theirs[0]).max() > 0.3
 
@@ -219,6 +228,8 @@ def test_a_batch_moves_as_its_singles_do():
         lambda keep: VelocityVerlet(2.0),
         lambda keep: Berendsen(2.0, 900.0, 50.0),
         lambda keep: Langevin(2.0, 900.0, 0.01, Noise([generators(6, 4)[k] for k in keep])),
+        lambda keep: VelocityRescaling(2.0, 900.0, 50.0, Noise([generators(6, 4)[k] for k in keep])),
+        lambda keep: NoseHooverChain(2.0, 900.0, 50.0),
     ):
         together = simulate(potential, state, build(range(4)), 50).state
         for row in range(4):
@@ -275,3 +286,47 @@ def test_an_unknown_element_is_refused_before_the_first_step():
 def test_temperature_of_a_start_is_exact_on_request():
     state = moving([crystal(), cluster()], 700.0, exact=True)
     torch.testing.assert_close(temperature(state), torch.full((2,), 700.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["rescaling", "chain"])
+def test_the_kinetic_energy_is_canonical(kind: str):
+    """K of f degrees of freedom has mean f kT/2 and variance f (kT)²/2; the centre of mass stays at rest."""
+    replicas, target, steps = 16, 600.0, 2000
+    state = maxwell_boltzmann(replicate(structure_of(crystal()), replicas), 300.0, generators(1, replicas))
+    integrator = {
+        "rescaling": lambda: VelocityRescaling(2.0, target, 40.0, Noise(generators(2, replicas))),
+        "chain": lambda: NoseHooverChain(2.0, target, 40.0),
+    }[kind]()
+    recorder = Recorder(10, ("kinetic_energy",))
+    done = simulate(Pair(cutoff=4.5), state, integrator, steps, observers=[recorder])
+    kinetic = recorder.arrays()["kinetic_energy"][40:]
+    freedom, thermal = float(state.degrees_of_freedom[0]), BOLTZMANN * target
+    means, variances = kinetic.mean(0), kinetic.var(0)
+    error = means.std(ddof=1) / np.sqrt(replicas)
+    assert abs(means.mean() - freedom * thermal / 2) < 4 * error + 2e-3 * thermal
+    spread = variances.std(ddof=1) / np.sqrt(replicas)
+    assert abs(variances.mean() - freedom * thermal**2 / 2) < 4 * spread
+    assert spread < 0.1 * variances.mean()
+    momentum = (done.state.velocities * done.state.masses.unsqueeze(1)).reshape(replicas, -1, 3).sum(1)
+    assert momentum.abs().max() < 1e-9
+
+
+def test_the_chain_conserves_its_energy():
+    potential, state = Pair(cutoff=4.5), moving([crystal(seed=k) for k in range(2)], 300.0)
+    spread = {}
+    for timestep in (4.0, 2.0):
+        chain, totals = NoseHooverChain(timestep, 300.0, 100.0), []
+
+        class Watch(Recorder):
+            def see(self, state, step, failed=(), chain=chain, totals=totals):
+                super().see(state, step, failed)
+                totals.append((state.energy + kinetic_energy(state) + chain.energy(state)).numpy())
+
+        simulate(potential, state, chain, round(400 / timestep), observers=[Watch(1, ("total_energy",))])
+        spread[timestep] = np.array(totals).std(0).mean()
+    assert 3.0 < spread[4.0] / spread[2.0] < 5.0
+
+
+def test_a_chain_needs_links():
+    with pytest.raises(InputError, match="needs a link"):
+        NoseHooverChain(1.0, 300.0, 100.0, links=0)

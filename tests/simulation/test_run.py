@@ -26,7 +26,7 @@ from fireassay.simulation.integrators import Langevin, Noise, VelocityVerlet
 from fireassay.simulation.observers import LastFrames, Recorder
 from fireassay.simulation.run import Simulation, simulate
 from fireassay.simulation.state import State, from_structures, generators, maxwell_boltzmann, replicate
-from fireassay.simulation.thermostats import Berendsen
+from fireassay.simulation.thermostats import Berendsen, NoseHooverChain, VelocityRescaling
 from toys import Pair
 
 
@@ -268,11 +268,15 @@ class Interrupted(Predictor):
         return self.inner.predict(graph, forces, stress)
 
 
-@pytest.mark.parametrize("kind", ["nve", "berendsen", "langevin"])
+@pytest.mark.parametrize("kind", ["nve", "berendsen", "langevin", "rescaling", "chain"])
 def test_an_interrupted_run_resumes_to_the_same_bits(kind: str, tmp_path: Path):
     def integrator():
         if kind == "langevin":
             return Langevin(2.0, 900.0, 0.02, Noise(generators(3, 6), block=7))
+        if kind == "rescaling":
+            return VelocityRescaling(2.0, 900.0, 50.0, Noise(generators(3, 6), block=7))
+        if kind == "chain":
+            return NoseHooverChain(2.0, 900.0, 50.0)
         return VelocityVerlet(2.0) if kind == "nve" else Berendsen(2.0, 900.0, 50.0)
 
     def run(at: int | None, path: Path | None) -> Simulation:

@@ -44,7 +44,7 @@ from fireassay.simulation.observers import LastFrames, Recorder
 from fireassay.simulation.relax import relax
 from fireassay.simulation.run import Simulation, simulate
 from fireassay.simulation.state import State, generators, maxwell_boltzmann, replicate, to_structures
-from fireassay.simulation.thermostats import Berendsen
+from fireassay.simulation.thermostats import Berendsen, NoseHooverChain, VelocityRescaling
 from fireassay.statistics.survival import kaplan_meier
 
 Array = NDArray[np.float64]
@@ -99,8 +99,11 @@ class StabilitySettings(Settings):
     temperature: float = Field(default=1600.0, gt=0, description="K, of the velocities and of the thermostat")
     timestep: float = Field(default=1.0, gt=0, description="fs")
     duration: float = Field(default=6000.0, gt=0, description="fs")
-    thermostat: Literal["berendsen", "langevin", "none"] = Field(default="berendsen", description="none: NVE")
-    time_constant: float = Field(default=250.0, gt=0, description="fs, of the Berendsen thermostat")
+    thermostat: Literal["berendsen", "rescaling", "nose_hoover", "langevin", "none"] = Field(
+        default="berendsen",
+        description="rescaling: canonical velocity rescaling (CSVR); nose_hoover: a chain of three; none: NVE",
+    )
+    time_constant: float = Field(default=250.0, gt=0, description="fs, of all thermostats but Langevin's")
     friction: float = Field(default=0.01, gt=0, description="1/fs, of the Langevin thermostat")
     degrees_of_freedom: Literal["moving", "all"] = Field(
         default="moving", description="what temperature is the energy of: moving, without those at rest; all, 3n"
@@ -306,6 +309,11 @@ def _integrator(settings: StabilitySettings) -> Integrator:
     if settings.thermostat == "langevin":
         noise = Noise(generators(settings.seed + 1, settings.replicas))
         return Langevin(settings.timestep, settings.temperature, settings.friction, noise)
+    if settings.thermostat == "rescaling":
+        noise = Noise(generators(settings.seed + 1, settings.replicas))
+        return VelocityRescaling(settings.timestep, settings.temperature, settings.time_constant, noise)
+    if settings.thermostat == "nose_hoover":
+        return NoseHooverChain(settings.timestep, settings.temperature, settings.time_constant)
     return VelocityVerlet(settings.timestep)
 
 

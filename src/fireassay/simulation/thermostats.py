@@ -1,24 +1,37 @@
-"""Weak coupling to a heat bath after Berendsen.
+"""Heat baths that act on all velocities of a replica: Berendsen's, canonical velocity rescaling, Nosé-Hoover chains.
 
 | symbol | code | unit |
 |---|---|---|
 | T, T0 | `temperature(state)`, `target` | K |
 | Δt, τ | `timestep`, `time_constant` | fs |
-| λ | `scaling` | |
+| f | `state.degrees_of_freedom` | |
+| K, K0 | kinetic energy, f k_B T0 / 2 | eV |
+| λ, α | factors of the velocities | |
+| ξ_k, v_k, Q_k | variables of the chain, their velocities and masses | 1, 1/fs, eV fs² |
 
-Weak coupling brings the temperature to its target exponentially, with τ, and does not sample the canonical ensemble:
-kinetic energy fluctuates too little. It is here because published stability tests use it.
+Berendsen's weak coupling brings the temperature to its target exponentially, with τ, and does not sample the canonical
+ensemble: kinetic energy fluctuates too little. It is here because published stability tests use it. The other two do
+sample it: velocity rescaling by drawing the kinetic energy, whatever the system; the chain without randomness, so that
+stiff systems near harmonic need care.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
+import torch
 from torch import Tensor
 
-from fireassay.simulation.integrators import ForceCall, drift, kick
-from fireassay.simulation.state import State, sizes, sum_per_replica, temperature
+from fireassay.errors import InputError
+from fireassay.simulation.integrators import ForceCall, Noise, drift, kick, velocity_verlet_step
+from fireassay.simulation.state import State, kinetic_energy, sizes, sum_per_replica, temperature
+from fireassay.units import BOLTZMANN
+
+_CUBE_ROOT: Final = 2 ** (1 / 3)
+SUZUKI_YOSHIDA: Final = (1 / (2 - _CUBE_ROOT), -_CUBE_ROOT / (2 - _CUBE_ROOT), 1 / (2 - _CUBE_ROOT))  # of fourth order
 
 
 def berendsen_scaling(state: State, timestep: float, target: float, time_constant: float) -> Tensor:
@@ -84,3 +97,148 @@ class Berendsen:
 
     def restore(self, arrays: Mapping[str, Tensor]) -> None:
         """Nothing to restore."""
+
+
+def rescaling_factor(state: State, timestep: float, target: float, time_constant: float, noise: Tensor) -> Tensor:
+    """α per replica (R,), by which velocities are multiplied so that K follows its canonical dynamics.
+
+    α² = c + (1 - c) K0/(f K) Σ R_i² + 2 R_1 sqrt(c (1 - c) K0/(f K)), with c = exp(-Δt/τ) and f normal numbers R, and
+    the sign of R_1 + sqrt(c f K / ((1 - c) K0)) (Bussi, Donadio, Parrinello, J. Chem. Phys. 126, 014101, 2007, eq. A7,
+    A8). `noise` (N, 3) holds at least as many numbers as a replica has degrees of freedom; the others are not used.
+    """
+    decay = math.exp(-timestep / time_constant)
+    freedom = state.degrees_of_freedom
+    first = torch.cumsum(sizes(state), 0) - sizes(state)  # (R,) each replica's first atom
+    place = torch.arange(state.n_atoms, device=first.device) - first.index_select(0, state.structure)
+    number = 3 * place.unsqueeze(1) + torch.arange(3, device=first.device)
+    used = number < freedom.index_select(0, state.structure).unsqueeze(1)
+    squares = sum_per_replica((noise.square() * used).sum(1), state)
+    normal = noise[first, 0]
+    share = 0.5 * BOLTZMANN * target / kinetic_energy(state).clamp(min=1e-300)  # K0 / (f K)
+    square = decay + (1 - decay) * share * squares + 2 * normal * (decay * (1 - decay) * share).sqrt()
+    sign = torch.sign(normal + (decay / ((1 - decay) * share)).sqrt())
+    return sign * square.clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True)
+class VelocityRescaling:
+    """Constant temperature (K) by canonical sampling through velocity rescaling (CSVR); time_constant in fs.
+
+    After each step of velocity Verlet all velocities of a replica are multiplied by `rescaling_factor`. Total momentum
+    and angular momentum that are zero stay so.
+    """
+
+    timestep: float
+    temperature: float
+    time_constant: float
+    noise: Noise
+
+    def begin(self, state: State, forces: ForceCall) -> State:
+        """The state with forces."""
+        self.noise.begin(state)
+        return forces(state)
+
+    def step(self, state: State, forces: ForceCall, step: int) -> State:
+        """One step of velocity Verlet and one of the thermostat."""
+        state = velocity_verlet_step(state, forces, self.timestep)
+        noise = self.noise.at(step, state)
+        factor = rescaling_factor(state, self.timestep, self.temperature, self.time_constant, noise)
+        return state._replace(velocities=state.velocities * factor.index_select(0, state.structure).unsqueeze(1))
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """The noise."""
+        return self.noise.checkpoint()
+
+    def restore(self, arrays: Mapping[str, Tensor]) -> None:
+        """The noise goes on where it was."""
+        self.noise.restore(arrays)
+
+
+class NoseHooverChain:
+    """Constant temperature (K) by a chain of Nosé-Hoover thermostats for each replica; time_constant in fs.
+
+    Martyna, Tuckerman, Tobias, Klein, Mol. Phys. 87, 1117 (1996): half a step of the chain, velocity Verlet, half a
+    step of the chain, each with the three weights of Suzuki and Yoshida. Q_1 = f k_B T τ² and Q_k = k_B T τ²; the sum
+    of the total energy and `energy` is conserved.
+
+    Raises InputError for a chain shorter than one link or a time constant that is not positive.
+    """
+
+    def __init__(self, timestep: float, temperature: float, time_constant: float, links: int = 3) -> None:
+        if links < 1 or not time_constant > 0:
+            raise InputError(
+                f"a Nosé-Hoover chain of {links} links and {time_constant} fs; needs a link or more and a positive time"
+            )
+        self.timestep, self.temperature, self.time_constant, self.links = timestep, temperature, time_constant, links
+        # ξ and v (2, replicas at the start, links) before the steps of these numbers: the last two, so that a run that
+        # is interrupted within a step finds what it began with.
+        self._chains: dict[int, Tensor] = {}
+
+    def begin(self, state: State, forces: ForceCall) -> State:
+        """The state with forces; the chains at rest."""
+        shape = (2, state.n_replicas, self.links)
+        self._chains = {0: torch.zeros(shape, dtype=torch.float64, device=state.positions.device)}
+        return forces(state)
+
+    def step(self, state: State, forces: ForceCall, step: int) -> State:
+        """Half a step of the chain, one of velocity Verlet, half a step of the chain."""
+        before = self._chains[step]
+        chain = before.index_select(1, state.replica)
+        state, chain = self._half(state, chain)
+        state = velocity_verlet_step(state, forces, self.timestep)
+        state, chain = self._half(state, chain)
+        self._chains = {step: before, step + 1: before.index_copy(1, state.replica, chain)}
+        return state
+
+    def energy(self, state: State) -> Tensor:
+        """Σ Q_k v_k²/2 + f k_B T ξ_1 + k_B T (ξ_2 + ...) of the replicas (R,) in eV."""
+        place, speed = self._chains[max(self._chains)].index_select(1, state.replica)
+        mass, thermal = self._masses(state), BOLTZMANN * self.temperature
+        return (
+            (0.5 * mass * speed.square()).sum(1)
+            + thermal * state.degrees_of_freedom * place[:, 0]
+            + thermal * place[:, 1:].sum(1)
+        )
+
+    def _masses(self, state: State) -> Tensor:
+        mass = torch.full((state.n_replicas, self.links), BOLTZMANN * self.temperature * self.time_constant**2)
+        mass = mass.to(state.positions.device, torch.float64)
+        mass[:, 0] *= state.degrees_of_freedom
+        return mass
+
+    def _half(self, state: State, chain: Tensor) -> tuple[State, Tensor]:
+        place, speed = chain[0], chain[1].clone()
+        mass, thermal = self._masses(state), BOLTZMANN * self.temperature
+        double = 2 * kinetic_energy(state).to(speed)
+        factor = torch.ones_like(double)
+
+        def pushed(link: int, span: float) -> None:
+            """v of one link by `span` fs, damped by the next one before and after."""
+            damp = torch.exp(-span / 2 * speed[:, link + 1]) if link + 1 < self.links else 1.0
+            if link == 0:
+                gain = double * factor.square() - state.degrees_of_freedom * thermal
+            else:
+                gain = mass[:, link - 1] * speed[:, link - 1].square() - thermal
+            speed[:, link] = (speed[:, link] * damp + span * gain / mass[:, link]) * damp
+
+        for weight in SUZUKI_YOSHIDA:
+            span = weight * self.timestep / 2
+            for link in reversed(range(self.links)):
+                pushed(link, span / 2)
+            place = place + span * speed
+            factor = factor * torch.exp(-span * speed[:, 0])
+            for link in range(self.links):
+                pushed(link, span / 2)
+        scale = factor.to(state.velocities).index_select(0, state.structure).unsqueeze(1)
+        return state._replace(velocities=state.velocities * scale), torch.stack([place, speed])
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """The chains."""
+        return {"chain.steps": torch.tensor(list(self._chains)), "chain.values": torch.stack([*self._chains.values()])}
+
+    def restore(self, arrays: Mapping[str, Tensor]) -> None:
+        """The chains go on where they were."""
+        if "chain.steps" in arrays:
+            like = next(iter(self._chains.values()), arrays["chain.values"])
+            steps = arrays["chain.steps"].tolist()
+            self._chains = dict(zip(steps, arrays["chain.values"].to(like), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,6 +17,13 @@ from fireassay.report.style import brief, grouped, p_value, symbol
 from fireassay.report.tables import Column, Table, of_field
 from fireassay.statistics.survival import share_alive
 
+_THERMOSTATS: Final = {
+    "berendsen": "Berendsen thermostat",
+    "rescaling": "canonical velocity rescaling",
+    "nose_hoover": "Nosé-Hoover chains",
+    "langevin": "Langevin thermostat",
+    "none": "no thermostat",
+}
 Members = Sequence[tuple[Run, StabilityResult]]
 
 
@@ -63,7 +70,7 @@ def methods(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 def _described(protocol: StabilityProtocol, replicas: int) -> str:
     return (
         f"{replicas} trajectories of {brief(protocol.duration / 1000)} ps at {brief(protocol.temperature)} K with time "
-        f"steps of {brief(protocol.timestep)} fs, {protocol.thermostat.replace('_', ' ').capitalize()} thermostat, "
+        f"steps of {brief(protocol.timestep)} fs, {_THERMOSTATS.get(protocol.thermostat, protocol.thermostat)}, "
         f"watched for {', '.join(protocol.criteria).replace('_', ' ')}"
     )
 
