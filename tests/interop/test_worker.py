@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +211,43 @@ def test_the_interpreter_that_is_named_is_the_one_that_runs(tmp_path, monkeypatc
     with WorkerPredictor("./python", "ase.calculators.emt:EMT()") as worker:
         worker.predict(from_structures([FRAME], 5.0))
     assert (tmp_path / "ran").exists()
+
+
+def test_a_process_that_is_killed_is_started_anew():
+    graph = from_structures([replace(FRAME, positions=FRAME.positions * (1 + k / 10)) for k in range(3)], 5.0)
+    with WorkerPredictor(sys.executable, "ase.calculators.emt:EMT()", nan_on_failure=True) as worker:
+        before = worker.predict(graph, stress=True)
+        os.kill(worker._process.pid, signal.SIGKILL)
+        after = worker.predict(graph, stress=True)
+        assert worker.failures == {}
+        assert torch.equal(before.energy, after.energy)
+        np.testing.assert_array_equal(before.forces, after.forces)
+
+
+def test_a_structure_that_ends_the_process_fails_alone(tmp_path):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "fatal.py").write_text(
+        "import os\n"
+        "from ase.calculators.emt import EMT\n"
+        "class Fatal(EMT):\n"
+        "    def calculate(self, atoms=None, *a, **k):\n"
+        "        if len(atoms) == 2:\n"
+        "            os._exit(7)\n"
+        "        super().calculate(atoms, *a, **k)\n",
+        encoding="utf-8",
+    )
+    python = interpreter(tmp_path, f"export PYTHONPATH={folder}; shift")  # without -I, which comes first
+    sizes = [4, 2, 4]
+    frames = [Structure(np.full(n, 29), 2.6 * np.arange(3 * n).reshape(n, 3) / 3) for n in sizes]
+    graph = from_structures(frames, 1e-3)
+    with WorkerPredictor(python, "fatal:Fatal()", nan_on_failure=True) as worker:
+        found = worker.predict(graph)
+        assert list(worker.failures) == [1]
+        assert "exit code 7" in worker.failures[1]
+        assert torch.isfinite(found.energy).tolist() == [True, False, True]
+        fatal = from_structures([frames[1]] * 12, 1e-3)
+        with pytest.raises(InputError, match="10 times in a row"):
+            worker.predict(fatal)
+    with WorkerPredictor(python, "fatal:Fatal()") as strict, pytest.raises(InputError, match="exit code 7"):
+        strict.predict(graph)

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ from fireassay.potential import Prediction
 WORKERS: Final = Path(__file__).parent / "workers"
 BEGIN: Final = b"\n<fireassay-calculator>\n"  # of workers/calculator.py
 _GREETING: Final = 1 << 20  # bytes of a banner
+ENDS: Final = 10  # of the calculator's process in a row, after which it is given up
 _REFUSED = 3  # exit code of a script that says why in error.json
 
 
@@ -154,16 +155,55 @@ def _last_line(log: Path) -> str:
     return lines[-1][:300] if lines else "it printed nothing"
 
 
+class _Ended(InputError):
+    """The calculator's process is no more."""
+
+
+def _singles(graph: Graph) -> Iterator[Graph]:
+    """The structures of a graph without edges, each as a graph of its own."""
+    for row in range(graph.n_structures):
+        atoms = graph.structure == row
+        yield graph._replace(
+            atomic_numbers=graph.atomic_numbers[atoms],
+            positions=graph.positions[atoms],
+            cell=graph.cell[row : row + 1],
+            pbc=graph.pbc[row : row + 1],
+            structure=torch.zeros_like(graph.structure[atoms]),
+            centre=graph.centre[:0],
+            neighbour=graph.neighbour[:0],
+            shift=graph.shift[:0],
+            charge=None if graph.charge is None else graph.charge[row : row + 1],
+            spin=None if graph.spin is None else graph.spin[row : row + 1],
+        )
+
+
+def _nothing(graph: Graph, forces: bool, stress: bool) -> Prediction:
+    like = graph.positions
+    return Prediction(
+        energy=torch.full((graph.n_structures,), torch.nan, dtype=torch.float64, device=like.device),
+        forces=torch.full_like(like, torch.nan) if forces else None,
+        stress=like.new_full((graph.n_structures, 3, 3), torch.nan) if stress else None,
+    )
+
+
+def _given(values: torch.Tensor | None) -> torch.Tensor:
+    assert values is not None
+    return values
+
+
 class WorkerPredictor:
     """An ASE calculator in another interpreter as a predictor; a process that lives until `close`.
 
     `calculator` is text such as "package.module:Class(key=value)" with literal values. Structures, with charge and spin
     where they have any, go there and energies (eV), forces (eV/Å) and stress (eV/Å^3) come back as arrays through
     pipes; what the calculator prints does not disturb them. Stress is NaN for structures that are not periodic in any
-    direction. With `nan_on_failure` a failed calculation gives NaN for that structure, and `failures` says why.
+    direction. With `nan_on_failure` a failed calculation gives NaN for that structure, and `failures` says why; when
+    the process itself ends, another one is started and the structures are asked for one by one, so that the one that
+    ends it fails alone.
 
     Raises InputError, in one line, when the interpreter or the calculator cannot be started, has not answered within
-    `timeout` seconds (it is ended then), has been closed, or when a calculation fails without `nan_on_failure`.
+    `timeout` seconds (it is ended then), has been closed, or when a calculation fails without `nan_on_failure`; with
+    it, when the process ends `ENDS` times in a row.
     """
 
     cutoff: float = 0.0
@@ -178,20 +218,33 @@ class WorkerPredictor:
         self._log = tempfile.TemporaryDirectory(prefix="fireassay-worker-")
         self._output = Path(self._log.name) / "log.txt"
         self._closed = False
-        command = [*_interpreter(python), str(WORKERS / "calculator.py"), calculator]
+        self._ends = 0  # in a row
+        self._command = [*_interpreter(python), str(WORKERS / "calculator.py"), calculator]
         try:
-            with self._output.open("wb") as output:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, env=_environment(), bufsize=0
-                )
+            self._process = self._started()
         except OSError as error:
             self._log.cleanup()
             raise InputError(
                 f"cannot start {python}: {error.strerror}; give the path of a Python interpreter"
             ) from error
+        self._greeted()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        with self._output.open("wb") as output:
+            return subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env=_environment(),
+                bufsize=0,
+            )
+
+    def _greeted(self) -> None:
+        """Waits until the calculator is ready. Raises InputError when it says why not."""
         try:
             self._skip_greeting()
-            self._receive()  # it says that it is ready, or why not
+            self._receive()
         except BaseException:
             self.close()
             raise
@@ -200,6 +253,43 @@ class WorkerPredictor:
         """Energy (S,) float64; forces (N, 3) and stress (S, 3, 3) in the dtype of the positions."""
         if self._closed:
             raise InputError("the calculator's process has been closed; make another WorkerPredictor")
+        try:
+            found = self._predicted(graph, forces, stress)
+        except _Ended as ended:
+            if not self.nan_on_failure:
+                raise
+            return self._after_an_end(graph, forces, stress, str(ended))
+        self._ends = 0
+        return found
+
+    def _after_an_end(self, graph: Graph, forces: bool, stress: bool, why: str) -> Prediction:
+        """A new process, and the structures one by one; one alone has failed."""
+        self._ends += 1
+        if self._ends >= ENDS:
+            self.close()
+            raise InputError(f"{why}; that happened {ENDS} times in a row")
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process.wait()
+        self._process = self._started()
+        self._greeted()
+        if graph.n_structures == 1:
+            self.failures = {0: why}
+            return _nothing(graph, forces, stress)
+        parts, failures = [], {}
+        for row, single in enumerate(_singles(graph)):
+            parts.append(self.predict(single, forces, stress))
+            failures |= dict.fromkeys([row] * len(self.failures), self.failures.get(0, ""))
+        self.failures = failures
+        return Prediction(
+            energy=torch.cat([part.energy for part in parts]),
+            forces=torch.cat([_given(part.forces) for part in parts]) if forces else None,
+            stress=torch.cat([_given(part.stress) for part in parts]) if stress else None,
+        )
+
+    def _predicted(self, graph: Graph, forces: bool, stress: bool) -> Prediction:
         host = graph.to("cpu", torch.float64)
         counts = torch.bincount(host.structure, minlength=host.n_structures)
         arrays = {
@@ -261,7 +351,7 @@ class WorkerPredictor:
             pipe.write(struct.pack("<Q", buffer.tell()) + buffer.getvalue())
             pipe.flush()
         except (OSError, ValueError) as error:
-            raise InputError(f"the calculator's process has ended: {_last_line(self._output)}") from error
+            raise _Ended(f"the calculator's process has ended: {_last_line(self._output)}") from error
 
     def _receive(self) -> dict[str, np.ndarray]:
         (size,) = struct.unpack("<Q", self._exactly(8))
@@ -299,7 +389,7 @@ class WorkerPredictor:
             if not part:
                 self._process.wait()
                 text = _last_line(self._output)
-                raise InputError(f"the calculator's process ended with exit code {self._process.returncode}: {text}")
+                raise _Ended(f"the calculator's process ended with exit code {self._process.returncode}: {text}")
             parts.append(part)
             left -= len(part)
         return b"".join(parts)
