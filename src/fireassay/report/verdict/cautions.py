@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fireassay.records.accuracy import AccuracyResult
+from fireassay.records.probes import ProbesResult
 from fireassay.records.stability import StabilityResult
 from fireassay.report.figures import sources_of
 from fireassay.report.runs import Run, with_result
@@ -41,6 +42,7 @@ def cautions(study: Study) -> list[Finding]:
     if len(prints) > 1:
         text = "The potentials were trained on different data or splits: a difference may come from the data alone."
         findings.append(Finding(text, [("provenance", "provenance")], sources_of(runs, "run")))
+    findings += _broken(runs)
     findings += _diverged(runs)
     findings += _few(study)
     unfinished = [run for run in runs if run.record.status != "finished"]
@@ -69,6 +71,18 @@ def _left_out(runs: Sequence[Run]) -> list[Finding]:
             anchor = "training" if name == "metrics" else name if name in SECTIONS else "provenance"
             text = f"{what} of {run.label} {stale.reason}; left out."
             findings.append(Finding(text, [(anchor, "how to renew it")], sources_of([run], "run"), run.index))
+    return findings
+
+
+def _broken(runs: Sequence[Run]) -> list[Finding]:
+    """What probes found broken, whatever the errors on test frames."""
+    findings = []
+    for run, result in with_result(runs, ProbesResult):
+        broken = [probe for probe in result.probes if probe.verdict == "broken"]
+        if broken:
+            text = f"Probes find {run.label} broken in {joined([probe.name for probe in broken])}: {broken[0].meaning}."
+            source = sources_of([run], ProbesResult)
+            findings.append(Finding(text, [("table-probes-found", "what the probes found")], source, run.index))
     return findings
 
 
