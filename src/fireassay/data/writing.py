@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fireassay.data.formats.extxyz import parse_comment
+from fireassay.data.formats.extxyz_comment import parse_comment
 from fireassay.data.frame import SYMBOLS
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError

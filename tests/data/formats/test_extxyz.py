@@ -7,7 +7,8 @@ import ase.io
 import numpy as np
 import pytest
 
-from fireassay.data.formats.extxyz import parse_comment, read_extxyz
+from fireassay.data.formats.extxyz import read_extxyz
+from fireassay.data.formats.extxyz_comment import parse_comment
 from fireassay.errors import InputError
 from samples import shared
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from damage import damaged
-from fireassay.data.formats import extxyz, xyz_scan
+from fireassay.data.formats import extxyz, extxyz_comment, xyz_scan
 from fireassay.data.formats.extxyz import read_extxyz
 from fireassay.errors import InputError
 from format_files import FILES
@@ -73,7 +73,7 @@ def said(path: Path) -> list[tuple[object, ...]] | str:
 
 def both(path: Path, monkeypatch: pytest.MonkeyPatch, size: int = 1) -> None:
     as_text = said(path)
-    extxyz._TEMPLATES.clear()
+    extxyz_comment._TEMPLATES.clear()
     monkeypatch.setattr(extxyz, "_SCANNED", size)
     scanned = said(path)
     monkeypatch.undo()
