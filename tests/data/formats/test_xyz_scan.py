@@ -74,6 +74,7 @@ def said(path: Path) -> list[tuple[object, ...]] | str:
 def both(path: Path, monkeypatch: pytest.MonkeyPatch, size: int = 1) -> None:
     as_text = said(path)
     extxyz_comment._TEMPLATES.clear()
+    monkeypatch.setattr(extxyz, "_LARGE", 1)
     monkeypatch.setattr(extxyz, "_SCANNED", size)
     scanned = said(path)
     monkeypatch.undo()
@@ -107,6 +108,7 @@ def test_texts_are_not_scanned_in_vain(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "frames.xyz"
     path.write_text(text(ROWS) * 5 + "x", encoding="utf-8")
     seen = []
+    monkeypatch.setattr(extxyz, "_LARGE", 1)
     monkeypatch.setattr(extxyz, "_SCANNED", 1)
     monkeypatch.setattr(extxyz, "_alone", lambda head, block: pytest.fail("read frame by frame"))
     inner = extxyz._scanned_frames

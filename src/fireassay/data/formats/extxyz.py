@@ -32,7 +32,8 @@ _NUMBERS = ("z", "numbers", "atomic_numbers")
 _POSITIONS = ("pos", "positions")
 _CELL_NAMES = re.compile(r"(unit_?)?cell|lattice(_?(vectors?|matrix))?|box|simulation_?cell|supercell", re.IGNORECASE)
 _CHUNK: Final = 1 << 20  # characters of rows that are converted together
-_SCANNED: Final = 8 << 20  # bytes from which on a file is scanned by compiled code, and of it at a time
+_LARGE: Final = 24 << 20  # bytes from which on a file is scanned by compiled code: it takes seconds to compile, once
+_SCANNED: Final = 8 << 20  # bytes of it at a time
 
 Column = tuple[str, str, int]
 
@@ -106,7 +107,7 @@ def stream_extxyz(path: Path) -> Iterator[Content]:
     """The frames of a file in pieces of about `_CHUNK` characters. Raises as `read_extxyz`, where it comes to it."""
     empty, place = True, 0
     with open_text(path) as text:
-        large = path.stat().st_size >= _SCANNED
+        large = path.stat().st_size >= _LARGE
         for piece in _pieces(text, str(path)) if large else _chunks(text, str(path)):
             made = _scanned_frames(piece, str(path)) if isinstance(piece, _Scanned) else _frames(piece, str(path))
             frames = list(made)
