@@ -202,3 +202,20 @@ def test_inspect_prints_what_a_file_holds(project):
     assert "Cu" in out
     assert "12" in out
     assert json.loads(call("data", "inspect", project / "train.xyz", "--json")[1])
+
+
+def test_a_calculator_needs_a_start_alone(project):
+    emt, start = ("--calculator", "ase.calculators.emt:EMT()"), f"data.start={project / 'train.xyz'}"
+    quick = ["probes.points=20", "probes.duration=0", "probes.bulk_atoms=0"]
+    code, _, err = call("assay", project / "emt", "probes", *emt, "-q")
+    assert code == 2
+    assert "data.start=FILE" in err
+    code, out, err = call("assay", project / "emt", "probes", *quick, *emt, start, "-q")
+    assert code == 0, err
+    record = json.loads((project / "emt" / "assays" / "probes.json").read_text())
+    assert {probe["verdict"] for probe in record["result"]["probes"]} <= {"sound", "doubtful", "broken", "not asked"}
+    code, _, err = call("assay", project / "emt", "accuracy", *emt, "-q")
+    assert code == 2
+    assert "give data.test" in err
+    assert call("report", project / "emt", "-o", project / "emt.html", "-q")[0] == 0
+    assert "Lights" in (project / "emt.html").read_text()
