@@ -210,7 +210,7 @@ def test_a_calculator_needs_a_start_alone(project):
     code, _, err = call("assay", project / "emt", "probes", *emt, "-q")
     assert code == 2
     assert "data.start=FILE" in err
-    code, out, err = call("assay", project / "emt", "probes", *quick, *emt, start, "-q")
+    code, _, err = call("assay", project / "emt", "probes", *quick, *emt, start, "-q")
     assert code == 0, err
     record = json.loads((project / "emt" / "assays" / "probes.json").read_text())
     assert {probe["verdict"] for probe in record["result"]["probes"]} <= {"sound", "doubtful", "broken", "not asked"}

@@ -222,23 +222,25 @@ class WorkerPredictor:
         self._command = [*_interpreter(python), str(WORKERS / "calculator.py"), calculator]
         try:
             self._process = self._started()
-        except OSError as error:
+        except InputError:
             self._log.cleanup()
-            raise InputError(
-                f"cannot start {python}: {error.strerror}; give the path of a Python interpreter"
-            ) from error
+            raise
         self._greeted()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        with self._output.open("wb") as output:
-            return subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                env=_environment(),
-                bufsize=0,
-            )
+        try:
+            with self._output.open("wb") as output:
+                return subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=output,
+                    env=_environment(),
+                    bufsize=0,
+                )
+        except OSError as error:
+            name = self._command[0]
+            raise InputError(f"cannot start {name}: {error.strerror}; give the path of a Python interpreter") from error
 
     def _greeted(self) -> None:
         """Waits until the calculator is ready. Raises InputError when it says why not."""
@@ -278,10 +280,12 @@ class WorkerPredictor:
         if graph.n_structures == 1:
             self.failures = {0: why}
             return _nothing(graph, forces, stress)
-        parts, failures = [], {}
+        parts: list[Prediction] = []
+        failures: dict[int, str] = {}
         for row, single in enumerate(_singles(graph)):
             parts.append(self.predict(single, forces, stress))
-            failures |= dict.fromkeys([row] * len(self.failures), self.failures.get(0, ""))
+            if self.failures:
+                failures[row] = self.failures[0]
         self.failures = failures
         return Prediction(
             energy=torch.cat([part.energy for part in parts]),

@@ -201,8 +201,12 @@ class NoseHooverChain:
         )
 
     def _masses(self, state: State) -> Tensor:
-        mass = torch.full((state.n_replicas, self.links), BOLTZMANN * self.temperature * self.time_constant**2)
-        mass = mass.to(state.positions.device, torch.float64)
+        mass = torch.full(
+            (state.n_replicas, self.links),
+            BOLTZMANN * self.temperature * self.time_constant**2,
+            dtype=torch.float64,
+            device=state.positions.device,
+        )
         mass[:, 0] *= state.degrees_of_freedom
         return mass
 

@@ -30,17 +30,15 @@ def run(subject: Subject, settings: ProbesSettings) -> ProbesResult:
     inquiry = Inquiry.of(subject, settings)
     if not inquiry.works:
         raise InputError(f"{start.where}: the calculation at the start fails: {inquiry.why}")
-    subject.progress.start(f"probes of {subject.name}", inquiry.planned(start))
+    subject.progress.start(f"probes of {subject.name}", inquiry.planned())
     try:
         probes, scans = conservation.probes(inquiry)
         probes += consistency.probes(inquiry)
         found, drawn = curves.probes(inquiry)
-        probes += found
-        crystal, of_bulk = bulk.probes(inquiry)
-        probes += of_bulk
-        probes += motion.probes(inquiry)
     finally:
         subject.progress.stop()
+    crystal, of_bulk = bulk.probes(inquiry)
+    probes += [*found, *of_bulk, *motion.probes(inquiry)]
     return ProbesResult(
         start=start.where,
         n_atoms=len(start),

@@ -16,7 +16,7 @@ import numpy as np
 from ase.data import atomic_masses
 
 from fireassay.assays.probes.conservation import strained
-from fireassay.assays.probes.inquiry import Array, Inquiry, left_out
+from fireassay.assays.probes.inquiry import Array, Inquiry, bare, left_out
 from fireassay.data.structure import Structure
 from fireassay.records.probes import Bulk, Probe, Verdict
 from fireassay.simulation.relax import relax
@@ -63,6 +63,7 @@ def _relaxed(inquiry: Inquiry, structures: Sequence[Structure]) -> tuple[list[St
         from_structures(structures, device=inquiry.subject.device),
         force_limit=_TIGHT,
         max_steps=inquiry.settings.relax_steps,
+        progress=inquiry.subject.progress,
     )
     inquiry.count += int(done.steps.sum())
     return to_structures(done.state), float(done.largest_force.max())
@@ -89,7 +90,7 @@ def _elastic(inquiry: Inquiry, rest: Structure) -> Array | None:
     relaxed, _ = _relaxed(inquiry, structures)
     if any(s.energy is None for s in relaxed):
         return None
-    stress = inquiry.ask([replace(s, energy=None, forces=None) for s in relaxed], stress=True).stress
+    stress = inquiry.ask([bare(s) for s in relaxed], stress=True).stress
     assert stress is not None
     slopes = (stress[::2] - stress[1::2]) / (2 * _ELASTIC) / GIGAPASCAL
     matrix = np.array([[slope[a, b] for a, b in _VOIGT] for slope in slopes])
@@ -99,7 +100,7 @@ def _elastic(inquiry: Inquiry, rest: Structure) -> Array | None:
 def _modes(inquiry: Inquiry, rest: Structure) -> Array | None:
     """Frequencies of the cell's modes in THz, ascending, imaginary ones negative."""
     n = len(rest)
-    rest = replace(rest, energy=None, forces=None)
+    rest = bare(rest)
     moved = []
     for k in range(3 * n):
         for sign in (1, -1):

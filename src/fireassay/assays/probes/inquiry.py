@@ -87,12 +87,12 @@ class Inquiry:
         ends = np.cumsum([len(s) for s in structures])[:-1]
         return Answer(found.energy, np.split(found.forces, ends), found.stress, next(iter(found.failed.values()), ""))
 
-    def planned(self, start: Structure) -> int:
-        """About how many structures will be asked for, for the progress."""
+    def planned(self) -> int:
+        """How many structures conservation, consistency and curves ask for at most, for the progress."""
         s = self.settings
-        kinds = len(set(start.atomic_numbers.tolist()))
-        crystal = 6 * len(start) if start.pbc.all() and len(start) <= s.bulk_atoms else 0
-        return 20 * s.directions + s.points * (kinds * (kinds + 1) // 2 * s.dimers + s.bonds + 1) + crystal
+        kinds = len(s.elements or set(self.start.atomic_numbers.tolist()))
+        paths = kinds * (kinds + 1) // 2 * s.dimers + s.bonds + 2  # an atom carried away has twice the points
+        return 32 * s.directions + 40 + paths * (s.points + 120)
 
 
 def bare(structure: Structure) -> Structure:

@@ -59,6 +59,8 @@ def _run(inquiry: Inquiry, state: State, step: float, n_steps: int) -> tuple[Arr
         n_steps,
         observers=(recorder,),
         max_edges=inquiry.settings.max_edges,
+        progress=inquiry.subject.progress,
+        description=f"constant energy with steps of {step:g} fs",
     )
     inquiry.count += done.replica_steps
     seen = recorder.arrays()

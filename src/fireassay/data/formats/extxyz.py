@@ -104,7 +104,7 @@ def read_extxyz(path: Path) -> Content:
 
 
 def stream_extxyz(path: Path) -> Iterator[Content]:
-    """The frames of a file in pieces of about `_CHUNK` characters. Raises as `read_extxyz`, where it comes to it."""
+    """The frames of a file piece by piece, of a few megabytes each. Raises as `read_extxyz`, where it comes to it."""
     empty, place = True, 0
     with open_text(path) as text:
         large = path.stat().st_size >= _LARGE

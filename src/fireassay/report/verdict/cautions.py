@@ -80,7 +80,8 @@ def _broken(runs: Sequence[Run]) -> list[Finding]:
     for run, result in with_result(runs, ProbesResult):
         broken = [probe for probe in result.probes if probe.verdict == "broken"]
         if broken:
-            text = f"Probes find {run.label} broken in {joined([probe.name for probe in broken])}: {broken[0].meaning}."
+            what = broken[0].meaning or broken[0].sentence
+            text = f"Probes find {run.label} broken in {joined([probe.name for probe in broken])}: {what}."
             source = sources_of([run], ProbesResult)
             findings.append(Finding(text, [("table-probes-found", "what the probes found")], source, run.index))
     return findings
