@@ -216,6 +216,16 @@ def test_holes_and_flips() -> None:
     assert _flips(force) == 0
     torn = np.where(x < 0.6, well - 1e6 * (0.6 - x) ** 2, well)
     assert _hole(x, torn, 1.0) is not None
+    bond = well + 1.5 * np.exp(-30 * (x - 1.5) ** 2)  # behind a barrier, and still a bond
+    assert _hole(x, bond + 0.8, 1.0) is None
+    dip = well - 60 * np.exp(-800 * (x - 0.75) ** 2)  # in the wall, at a length that bonds may have
+    found = _hole(x, dip, 1.0)
+    assert found is not None
+    assert 0.75 < found[1] < 0.85
+    shallow = np.where(x < 0.65, well[np.argmin(np.abs(x - 0.65))] - 5 * (0.65 - x), well)
+    found = _hole(x, shallow, 1.0)
+    assert found is not None
+    assert found[0] == pytest.approx(well[np.argmin(np.abs(x - 0.65))] - well.min(), rel=0.1)
     wavy = 0.2 * np.sin(6 * x)
     assert _flips(-np.gradient(wavy, x)) > 2
 

@@ -35,7 +35,8 @@ _STAYS: Final = (
 )
 _FLAT: Final = 0.03  # eV/Å, forces that have no sign
 _DROP: Final = 0.1  # eV, by which energy falls inwards of the wall, that make a hole
-_USUAL: Final = (0.7, 1.6)  # of the sum of covalent radii, where bonds are, triple ones included
+_SHORTEST: Final = 0.7  # of the sum of covalent radii, below which there are no bonds, triple ones included
+_NO_BOND: Final = 2.0  # eV above the far end, behind which there is no bond
 _EASY: Final = 5.0  # eV, over which atoms come in a simulation now and then
 _LEAST_JUMP: Final = 1e-4  # eV
 _LOWER: Final = 0.1  # eV below the start, that make a minimum on a bond's curve a trap
@@ -296,16 +297,21 @@ def _tortuosity(energy: Array) -> float | None:
 
 
 def _hole(x: Array, energy: Array, natural: float) -> tuple[float, float] | None:
-    """The barrier above the lowest energy at usual lengths, behind which energy falls inwards, and where it is."""
-    usual = (x >= _USUAL[0] * natural) & (x <= _USUAL[1] * natural)
-    well = int(np.flatnonzero(usual)[np.argmin(energy[usual])])
-    inwards = energy[: well + 1][::-1]
-    highest = np.maximum.accumulate(inwards)
-    fallen = np.flatnonzero(highest - inwards > _DROP)
-    if not len(fallen):
-        return None
-    top = int(np.argmax(inwards[: fallen[0] + 1]))
-    return float(inwards[top] - energy[well]), float(x[well - top])
+    """The barrier from outside, behind which energy falls inwards, and where it does; None without a hole.
+
+    Below the shortest bonds no energy may fall inwards. Further out a bond is no hole, even one behind a low barrier;
+    what is behind more than `_NO_BOND` is no bond.
+    """
+    edge = int(np.searchsorted(x, _SHORTEST * natural))
+    for last, least in ((edge, -np.inf), (len(x) - 1, energy[-1] + _NO_BOND)):
+        inwards = energy[: last + 1][::-1]
+        highest = np.maximum.accumulate(inwards)
+        fallen = np.flatnonzero((highest - inwards > _DROP) & (highest > least))
+        if len(fallen):
+            place = last - int(np.argmax(inwards[: fallen[0] + 1]))
+            top = place + int(np.argmax(energy[place:]))
+            return float(energy[top] - energy[top:].min()), float(x[place])
+    return None
 
 
 def _judged_dimers(every: Sequence[Curve]) -> list[Probe]:
