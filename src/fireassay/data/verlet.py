@@ -32,6 +32,8 @@ class _List(NamedTuple):
 class VerletList:
     """The edges within `cutoff` Å of moving atoms, found anew only when one has moved by more than `skin` / 2.
 
+    In a cell that changes, what counts is the motion beside that of the cell, and a contraction eats up part of the skin.
+
     Between rebuilds the pairs within cutoff + skin are kept, and those that are within the cutoff at the moment are
     handed out, sorted by centre, neighbour and shift. So what comes out does not depend on when the list was built, nor
     on what else is in the batch: a simulation that is interrupted and resumed repeats itself to the last bit.
@@ -57,6 +59,8 @@ class VerletList:
         current = self._list
         if current is None or not self._valid(current, positions, cell, pbc, structure):
             current = self.build(positions, cell, pbc, structure)
+        if current.shift_vector is not None and not torch.equal(current.cell, cell):
+            current = current._replace(shift_vector=_shift_vectors(current.centre, current.shift, cell, structure))
         centre, neighbour, shift, length = _within(current, positions, self.cutoff)
         return Graph(atomic_numbers, positions, cell, pbc, structure, centre, neighbour, shift), length
 
@@ -74,8 +78,7 @@ class VerletList:
         if len(centre) and bool(pbc.any()):
             order = _ordered(centre, neighbour, shift, len(positions))
             centre, neighbour, shift = centre[order], neighbour[order], shift[order]
-            cells = cell.index_select(0, structure.index_select(0, centre))
-            vectors = torch.bmm(shift.to(cells.dtype).unsqueeze(1), cells).squeeze(1)
+            vectors = _shift_vectors(centre, shift, cell, structure)
         self.rebuilds += 1
         self._list = _List(
             positions.clone(), cell.clone(), pbc.clone(), structure.clone(), centre, neighbour, shift, vectors
@@ -85,12 +88,26 @@ class VerletList:
     def _valid(self, current: _List, positions: Tensor, cell: Tensor, pbc: Tensor, structure: Tensor) -> bool:
         if current.reference.shape != positions.shape or current.reference.device != positions.device:
             return False
-        if not (torch.equal(current.cell, cell) and torch.equal(current.structure, structure)):
+        if not (torch.equal(current.structure, structure) and torch.equal(current.pbc, pbc)):
             return False
-        if not torch.equal(current.pbc, pbc):
+        ones = positions.new_ones(3)
+        if torch.equal(current.cell, cell):
+            moved = torch.mv(torch.sub(positions, current.reference).square_(), ones).max()
+            return bool(moved <= (self.skin / 2) ** 2)  # False for NaN
+        if not bool(pbc.all()):
             return False
-        moved = torch.mv(torch.sub(positions, current.reference).square_(), positions.new_ones(3)).max()
-        return bool(moved <= (self.skin / 2) ** 2)  # False for NaN
+        # A pair at distance d before is at σ d at least after a deformation whose least stretch is σ, less what its two
+        # atoms moved beside it: what was beyond cutoff + skin must still be beyond the cutoff.
+        deformation = torch.linalg.solve(current.cell, cell)
+        carried = torch.bmm(current.reference.unsqueeze(1), deformation.index_select(0, structure)).squeeze(1)
+        moved = torch.mv(torch.sub(positions, carried).square_(), ones).max().sqrt()
+        least = torch.linalg.svdvals(deformation)[:, 2].min()
+        return bool(2 * moved <= least * (self.cutoff + self.skin) - self.cutoff)
+
+
+def _shift_vectors(centre: Tensor, shift: Tensor, cell: Tensor, structure: Tensor) -> Tensor:
+    cells = cell.index_select(0, structure.index_select(0, centre))
+    return torch.bmm(shift.to(cells.dtype).unsqueeze(1), cells).squeeze(1)
 
 
 def _ordered(centre: Tensor, neighbour: Tensor, shift: Tensor, n_atoms: int) -> Tensor:

@@ -89,6 +89,8 @@ class NotFinite:
         """One boolean: a sum over finite numbers is finite."""
         state = moment.after
         total = state.forces.sum() + state.positions.sum() + state.energy.sum() + moment.kinetic.sum()
+        if state.stress is not None:
+            total = total + torch.where(state.pbc.any(1).view(-1, 1, 1), state.stress, 0.0).sum()
         return ~torch.isfinite(total).reshape(1)
 
     def breaches(self, moment: Moment) -> list[Breach]:
@@ -97,6 +99,8 @@ class NotFinite:
         atom = ~(torch.isfinite(state.forces) & torch.isfinite(state.positions)).all(1)
         rows = torch.zeros_like(state.energy).index_add(0, state.structure, atom.to(state.energy.dtype)) > 0
         rows |= ~torch.isfinite(state.energy + moment.kinetic)
+        if state.stress is not None:
+            rows |= ~torch.isfinite(state.stress).all(2).all(1) & state.pbc.any(1)
         found = []
         for row in rows.nonzero().flatten().tolist():
             atoms = (atom & (state.structure == row)).nonzero().flatten().tolist()
@@ -112,13 +116,13 @@ class NotFinite:
 class Bonds:
     """Bonds that are longer than a limit; `pairs` (B, 2) are atoms as numbered at the start, `limit` (B,) in Å.
 
-    `image` (B, 3) Å is the lattice vector that leads from the first atom's cell to the second's: positions are never
-    wrapped, so it stays.
+    `shift` (B, 3) cells lead from the first atom's cell to the second's: positions are never wrapped, so it stays, also
+    where the cell changes. None when no bond leads into another cell.
     """
 
     pairs: Tensor
     limit: Tensor
-    image: Tensor
+    shift: Tensor | None
     name: str = "bond_length"
     unit: str = "Å"
     rows: Tensor | None = None  # (B, 2) of the batch; None before any replica has left
@@ -126,9 +130,11 @@ class Bonds:
     def _lengths(self, moment: Moment) -> Tensor:
         x = moment.after.positions
         rows = self.pairs if self.rows is None else self.rows
-        return torch.linalg.vector_norm(
-            x.index_select(0, rows[:, 1]) - x.index_select(0, rows[:, 0]) + self.image, dim=1
-        )
+        bond = x.index_select(0, rows[:, 1]) - x.index_select(0, rows[:, 0])
+        if self.shift is not None:
+            cells = moment.after.cell.index_select(0, moment.after.structure.index_select(0, rows[:, 0]))
+            bond = bond + torch.bmm(self.shift.to(cells.dtype).unsqueeze(1), cells).squeeze(1)
+        return torch.linalg.vector_norm(bond, dim=1)
 
     def violations(self, moment: Moment) -> Tensor:
         """(B,)"""
@@ -146,7 +152,8 @@ class Bonds:
         left = torch.isin(self.pairs[:, 0], state.atom)
         pairs = self.pairs[left]
         rows = torch.searchsorted(state.atom, pairs)
-        return replace(self, pairs=pairs, limit=self.limit[left], image=self.image[left], rows=rows)
+        shift = None if self.shift is None else self.shift[left]
+        return replace(self, pairs=pairs, limit=self.limit[left], shift=shift, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -273,10 +280,11 @@ def bond_criterion(
         )
     place = {"dtype": state.positions.dtype, "device": state.positions.device}
     pairs = np.concatenate([b.pairs + start for b, start in zip(found, starts, strict=True)])
+    shift = np.concatenate([b.shift for b in found])
     return Bonds(
         pairs=torch.from_numpy(pairs).to(state.positions.device),
         limit=torch.from_numpy(limit).to(**place),
-        image=torch.from_numpy(np.concatenate([b.image for b in found])).to(**place),
+        shift=torch.from_numpy(shift).to(state.positions.device) if shift.any() else None,
     )
 
 

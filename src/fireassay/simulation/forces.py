@@ -19,7 +19,8 @@ class Forces:
 
     Positions go to the potential in its own dtype, edges in the order of their centres and none beyond its cutoff. A
     `Potential` is replaced by its `frozen()` equivalent. `reach` in Å makes the list see at least that far, for
-    criteria that look at short distances with a predictor that needs no edges. After a call `graph`, `length` (E,) Å
+    criteria that look at short distances with a predictor that needs no edges; `stress` asks for stress as well. Fixed
+    atoms have no force. After a call `graph`, `length` (E,) Å
     and `prediction` tell what was seen and said, `failures` which calculations failed and why, by replica's row;
     `seconds` adds up the time spent in the predictor alone.
 
@@ -27,9 +28,15 @@ class Forces:
     """
 
     def __init__(
-        self, predictor: Predictor, *, skin: float = 1.0, reach: float = 0.0, max_edges: int | None = None
+        self,
+        predictor: Predictor,
+        *,
+        skin: float = 1.0,
+        reach: float = 0.0,
+        max_edges: int | None = None,
+        stress: bool = False,
     ) -> None:
-        self.max_edges = max_edges
+        self.max_edges, self.stress = max_edges, stress
         self.dtype = predictor.dtype
         self.predictor = predictor.frozen() if isinstance(predictor, Potential) else predictor
         self.cutoff = max(predictor.cutoff, reach)
@@ -46,7 +53,10 @@ class Forces:
         check_species(self.predictor, sorted(set(state.atomic_numbers.tolist())))
 
     def __call__(self, state: State) -> State:
-        """The state with fresh forces (N, 3) eV/Å and energies (R,) eV."""
+        """The state with fresh forces (N, 3) eV/Å and energies (R,) eV, and stress (R, 3, 3) eV/Å^3 on request.
+
+        Raises InputError when the predictor gives forces of another shape, or no stress where it is asked for.
+        """
         graph, self.length = self.neighbours.graph(
             state.atomic_numbers, state.positions, state.cell, state.pbc, state.structure
         )
@@ -60,7 +70,7 @@ class Forces:
         parts, self.failures = [], {}
         for part in _parts(self.graph, self.max_edges):
             first = sum(len(found.energy) for found in parts)
-            parts.append(self.predictor.predict(part, forces=True, stress=False))
+            parts.append(self.predictor.predict(part, forces=True, stress=self.stress))
             self.failures |= {first + row: message for row, message in failures_of(self.predictor).items()}
         self.prediction = parts[0] if len(parts) == 1 else _joined(parts)
         self.seconds += time.perf_counter() - began
@@ -69,9 +79,21 @@ class Forces:
         if forces is None or forces.shape != state.positions.shape:
             shape = None if forces is None else tuple(forces.shape)
             raise InputError(f"the predictor returned forces of shape {shape}; needs {tuple(state.positions.shape)}")
-        return state._replace(
-            forces=forces.to(state.positions.dtype), energy=self.prediction.energy.to(state.energy.dtype)
-        )
+        forces = forces.to(state.positions.dtype)
+        if state.fixed is not None:
+            forces = torch.where(state.fixed.unsqueeze(1), 0.0, forces)
+        state = state._replace(forces=forces, energy=self.prediction.energy.to(state.energy.dtype))
+        return state._replace(stress=self._stress(state)) if self.stress else state
+
+    def _stress(self, state: State) -> Tensor:
+        assert self.prediction is not None
+        stress = self.prediction.stress
+        if stress is None:
+            name = type(self.predictor).__name__
+            raise InputError(
+                f"{name} gives no stress; run at constant volume, without a barostat and without pressures"
+            )
+        return stress.to(state.positions.dtype)
 
 
 def _parts(graph: Graph, max_edges: int | None) -> list[Graph]:

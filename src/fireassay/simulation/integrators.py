@@ -18,13 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from fireassay.errors import InputError
-from fireassay.simulation.state import State, sizes
+from fireassay.simulation.state import State, moving, sizes
 from fireassay.units import ACCELERATION, BOLTZMANN
 
 ForceCall = Callable[[State], State]
@@ -36,6 +36,11 @@ class Integrator(Protocol):
     @property
     def timestep(self) -> float:
         """Δt in fs."""
+        ...
+
+    @property
+    def needs_stress(self) -> bool:
+        """Whether every force call has to bring stress as well."""
         ...
 
     def begin(self, state: State, forces: ForceCall) -> State:
@@ -53,6 +58,26 @@ class Integrator(Protocol):
     def restore(self, arrays: Mapping[str, Tensor]) -> None:
         """Continues from a checkpoint."""
         ...
+
+
+class Ramp(NamedTuple):
+    """A target that goes in a straight line from `first` to `last` within `steps` steps, and stays there."""
+
+    first: float
+    last: float
+    steps: int
+
+    def at(self, step: int) -> float:
+        """The target at the beginning of step number `step`."""
+        return self.first + (self.last - self.first) * min(step / self.steps, 1.0)
+
+
+Target = float | Ramp
+
+
+def target_at(target: Target, step: int) -> float:
+    """The target of a step."""
+    return target.at(step) if isinstance(target, Ramp) else target
 
 
 def kick(state: State, timestep: float | Tensor) -> State:
@@ -91,6 +116,8 @@ def langevin_step(
     spread = (state.masses.reciprocal() * (temperature * (BOLTZMANN * ACCELERATION * (1 - decay**2)))).sqrt()
     state = kick(state, timestep / 2)
     state = drift(state, timestep / 2)
+    if state.fixed is not None:
+        spread = torch.where(state.fixed, 0.0, spread)
     state = state._replace(velocities=torch.addcmul(state.velocities * decay, noise, spread.unsqueeze(1)))
     state = drift(state, timestep / 2)
     state = forces(state)
@@ -100,13 +127,15 @@ def langevin_step(
 class Noise:
     """Standard normal numbers for every atom and step, drawn per replica from its own generator.
 
+    With `rows` there are so many rows of three numbers for each replica instead of one for each atom.
+
     What a replica is given depends on its seed and on the step alone: not on the other replicas, not on which of them
     have left the batch, not on the device. Numbers are drawn in blocks of steps, so the loop over replicas is rare;
     `checkpoint` holds the generators at the start of the current block, from which the block is drawn again.
     """
 
-    def __init__(self, draws: Sequence[torch.Generator], block: int = 64) -> None:
-        self._draws, self._steps = list(draws), block
+    def __init__(self, draws: Sequence[torch.Generator], block: int = 64, rows: int | None = None) -> None:
+        self._draws, self._steps, self._rows = list(draws), block, rows
         self._sizes: list[int] = []
         self._block: _Block | None = None
 
@@ -114,17 +143,20 @@ class Noise:
         """Told of the replicas' sizes while all of them are there. Raises InputError when generators are too few."""
         if len(self._draws) != state.n_replicas:
             raise InputError(f"{len(self._draws)} noise generators for {state.n_replicas} replicas; give one for each")
-        self._sizes = sizes(state).tolist()
+        self._sizes = sizes(state).tolist() if self._rows is None else [self._rows] * state.n_replicas
 
     def at(self, step: int, state: State) -> Tensor:
-        """R (N, 3) of step number `step`; steps must not go back behind the current block."""
+        """R (N, 3), or (R, rows, 3), of step number `step`; steps must not go back behind the current block."""
         number = step // self._steps
         block = self._block
         while block is None or block.number < number:
             block = self._block = self._next(-1 if block is None else block.number)
         if number < block.number:
             raise InputError(f"noise of step {step} was drawn and forgotten; start again from the seed")
-        return block.values[step % self._steps].to(state.velocities).index_select(0, state.atom)
+        values = block.values[step % self._steps].to(state.velocities)
+        if self._rows is None:
+            return values.index_select(0, state.atom)
+        return values.view(-1, self._rows, 3).index_select(0, state.replica)
 
     def _next(self, number: int) -> _Block:
         states = torch.stack([generator.get_state() for generator in self._draws])
@@ -165,6 +197,7 @@ class VelocityVerlet:
     """Constant energy: `velocity_verlet_step` every `timestep` fs."""
 
     timestep: float
+    needs_stress: ClassVar[bool] = False
 
     def begin(self, state: State, forces: ForceCall) -> State:
         """The state with forces."""
@@ -187,19 +220,20 @@ class Langevin:
     """Constant temperature (K) by `langevin_step`; friction in 1/fs. All 3n degrees of freedom are thermal."""
 
     timestep: float
-    temperature: float
+    temperature: Target
     friction: float
     noise: Noise
+    needs_stress: ClassVar[bool] = False
 
     def begin(self, state: State, forces: ForceCall) -> State:
         """The state with forces; the thermostat sets translation and rotation in motion, so they count."""
         self.noise.begin(state)
-        return forces(state)._replace(degrees_of_freedom=(3 * sizes(state)).to(state.degrees_of_freedom))
+        return forces(state)._replace(degrees_of_freedom=(3 * moving(state)).to(state.degrees_of_freedom))
 
     def step(self, state: State, forces: ForceCall, step: int) -> State:
         """One step of BAOAB."""
         noise = self.noise.at(step, state)
-        return langevin_step(state, forces, self.timestep, self.temperature, self.friction, noise)
+        return langevin_step(state, forces, self.timestep, target_at(self.temperature, step), self.friction, noise)
 
     def checkpoint(self) -> dict[str, Tensor]:
         """The noise."""

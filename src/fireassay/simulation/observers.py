@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fireassay.errors import InputError, nearest
-from fireassay.simulation.state import State, kinetic_energy, temperature
+from fireassay.simulation.state import State, kinetic_energy, pressure, temperature, volume
 
 Arrays = dict[str, NDArray]
 
@@ -49,6 +49,8 @@ _PER_REPLICA = {
     "kinetic_energy": kinetic_energy,
     "potential_energy": lambda state: state.energy,
     "total_energy": lambda state: state.energy + kinetic_energy(state),
+    "pressure": pressure,
+    "volume": volume,
 }
 _PER_ATOM = ("positions", "velocities", "forces")
 
@@ -56,8 +58,8 @@ _PER_ATOM = ("positions", "velocities", "forces")
 class Recorder:
     """Quantities every `stride` steps, step 0 included.
 
-    `quantities` are among temperature (K), kinetic_energy, potential_energy, total_energy (eV), each (T, R), and
-    positions (Å), velocities (Å/fs), forces (eV/Å), each (T, N, 3); `time` (T,) fs comes with them. Raises InputError
+    `quantities` are among temperature (K), kinetic_energy, potential_energy, total_energy (eV), pressure (eV/Å^3, NaN
+    in a run without stress), volume (Å^3), each (T, R), and positions (Å), velocities (Å/fs), forces (eV/Å), each (T, N, 3); `time` (T,) fs comes with them. Raises InputError
     for another name.
     """
 

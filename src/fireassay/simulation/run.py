@@ -20,7 +20,7 @@ from fireassay.progress import Progress, Silent
 from fireassay.records import read_arrays, write_arrays
 from fireassay.simulation.criteria import Criterion, Failure, Moment, NotFinite, judge
 from fireassay.simulation.forces import Forces
-from fireassay.simulation.integrators import Integrator
+from fireassay.simulation.integrators import Integrator, Ramp
 from fireassay.simulation.observers import Observer
 from fireassay.simulation.state import State, kinetic_energy, select
 
@@ -67,6 +67,7 @@ def simulate(
     skin: float = 1.0,
     reach: float = 0.0,
     max_edges: int | None = None,
+    stress: bool = False,
     progress: Progress | None = None,
     description: str = "molecular dynamics",
     checkpoint: Path | None = None,
@@ -77,7 +78,8 @@ def simulate(
     A failed replica leaves the batch at once and costs nothing more; the others go on with the same edges in the same
     order, hence with the same bits unless the potential rounds differently in a smaller batch. `NotFinite` is
     always among the criteria; without finite forces at its start a replica fails at step 0. `reach` Å is how far the
-    edges go at least, for criteria on distances; `max_edges` bounds the memory of one call of the potential.
+    edges go at least, for criteria on distances; `max_edges` bounds the memory of one call of the potential. `stress`
+    asks for stress at every step, for observers; an integrator that needs it has it anyway.
 
     With `checkpoint` (a file) the run is saved every `every` seconds and when it is interrupted; called again with
     the same arguments it goes on where it was and ends with the same numbers, bit for bit, as an uninterrupted run.
@@ -86,7 +88,7 @@ def simulate(
     Raises InputError when an element is unknown, or when the checkpoint belongs to another run.
     """
     progress = progress or Silent()
-    forces = Forces(predictor, skin=skin, reach=reach, max_edges=max_edges)
+    forces = Forces(predictor, skin=skin, reach=reach, max_edges=max_edges, stress=stress or integrator.needs_stress)
     forces.check(state)
     identity = _identity(predictor, state, integrator, n_steps)
     all_criteria = (NotFinite(), *criteria)
@@ -191,10 +193,10 @@ def _begin(observers: Sequence[Observer], state: State, n_steps: int, timestep: 
 
 def _identity(predictor: Predictor, state: State, integrator: Integrator, n_steps: int) -> str:
     """A fingerprint of the potential's weights, the start, and the integrator's numbers."""
-    numbers = {name: value for name, value in vars(integrator).items() if isinstance(value, int | float)}
+    numbers = {name: value for name, value in vars(integrator).items() if isinstance(value, int | float | Ramp)}
     digest = hashlib.sha256(f"{type(integrator).__name__} {sorted(numbers.items())} {n_steps}".encode())
     tensors = [state.atomic_numbers, state.positions, state.velocities, state.cell, state.pbc]
-    tensors += [value for value in (state.charge, state.spin) if value is not None]
+    tensors += [value for value in (state.charge, state.spin, state.fixed) if value is not None]
     if isinstance(predictor, torch.nn.Module):
         tensors += list(predictor.state_dict().values())
     for tensor in tensors:

@@ -48,6 +48,8 @@ class State(NamedTuple):
     atom: Tensor  # (N,) int64
     charge: Tensor | None = None  # (R,) e, float64, and
     spin: Tensor | None = None  # (R,) float64, both as in `Graph`
+    stress: Tensor | None = None  # (R, 3, 3) eV/Å^3, of `positions`, where it is asked for
+    fixed: Tensor | None = None  # (N,) bool, atoms that do not move; None when all do
 
     @property
     def n_atoms(self) -> int:
@@ -58,7 +60,7 @@ class State(NamedTuple):
         return self.cell.shape[0]
 
 
-PER_ATOM = ("atomic_numbers", "masses", "positions", "velocities", "forces", "structure", "atom")
+PER_ATOM = ("atomic_numbers", "masses", "positions", "velocities", "forces", "structure", "atom", "fixed")
 
 
 def from_structures(
@@ -66,12 +68,14 @@ def from_structures(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
     masses: Sequence[np.ndarray] | None = None,
+    fixed: Sequence[np.ndarray] | None = None,
 ) -> State:
     """One replica per structure, at rest, forces and energies still NaN.
 
-    masses, one array (n,) in amu per structure, are the elements' unless given.
+    masses, one array (n,) in amu per structure, are the elements' unless given; fixed, one array (n,) of booleans per
+    structure, marks atoms that do not move.
 
-    Raises InputError when there is no structure or a mass is not positive.
+    Raises InputError when there is no structure, a mass is not positive, or no atom of a replica can move.
     """
     if not structures:
         raise InputError("a simulation needs at least one structure")
@@ -82,6 +86,11 @@ def from_structures(
         raise InputError(f"masses of {len(weights)} atoms, needs positive masses of {len(numbers)} atoms")
     positions = torch.from_numpy(np.concatenate([s.positions for s in structures])).to(device, dtype)
     n = len(structures)
+    still = None if fixed is None else torch.from_numpy(np.concatenate(list(fixed)).astype(bool))
+    if still is not None and (len(still) != len(numbers) or any(np.all(f) for f in fixed or ())):
+        raise InputError(
+            f"{int(still.sum())} of {len(numbers)} atoms are fixed; some atom of every replica has to move"
+        )
     return State(
         atomic_numbers=numbers.to(device),
         masses=torch.as_tensor(np.asarray(weights)).to(device, dtype),
@@ -97,6 +106,7 @@ def from_structures(
         atom=torch.arange(len(numbers), device=device),
         charge=_placed(per_structure([s.charge for s in structures]), device),
         spin=_placed(per_structure([s.spin for s in structures]), device),
+        fixed=_placed(still, device),
     )
 
 
@@ -105,7 +115,7 @@ def _placed(values: Tensor | None, device: torch.device | str) -> Tensor | None:
 
 
 def replicate(structure: Structure, replicas: int, **placement: object) -> State:
-    """`replicas` copies of one structure; `placement` (dtype, device, masses) as of `from_structures`."""
+    """`replicas` copies of one structure; `placement` (dtype, device, masses, fixed) as of `from_structures`."""
     if replicas < 1:
         raise InputError(f"{replicas} replicas; needs at least 1")
     return from_structures([structure] * replicas, **placement)  # type: ignore[arg-type]
@@ -118,6 +128,7 @@ def to_structures(state: State) -> list[Structure]:
     for row in range(state.n_replicas):
         atoms = host.structure == row
         labelled = bool(torch.isfinite(host.forces[atoms]).all()) and bool(torch.isfinite(host.energy[row]))
+        strained = labelled and host.stress is not None and bool(torch.isfinite(host.stress[row]).all())
         structures.append(
             Structure(
                 atomic_numbers=host.atomic_numbers[atoms].numpy(),
@@ -126,6 +137,7 @@ def to_structures(state: State) -> list[Structure]:
                 pbc=host.pbc[row].numpy(),
                 energy=float(host.energy[row]) if labelled else None,
                 forces=host.forces[atoms].double().numpy() if labelled else None,
+                stress=host.stress[row].double().numpy() if strained and host.stress is not None else None,
                 charge=value_of(host.charge, row),
                 spin=value_of(host.spin, row),
             )
@@ -160,6 +172,35 @@ def sizes(state: State) -> Tensor:
     return torch.bincount(state.structure, minlength=state.n_replicas)
 
 
+def moving(state: State) -> Tensor:
+    """Atoms of each replica that can move (R,) int64."""
+    if state.fixed is None:
+        return sizes(state)
+    return sum_per_replica((~state.fixed).to(torch.int64), state)
+
+
+def volume(state: State) -> Tensor:
+    """|det cell| (R,) in Å^3; 0 without a cell."""
+    return torch.linalg.det(state.cell).abs()
+
+
+def pressure_tensor(state: State) -> Tensor:
+    """P = (Σ m v v^T) / V - σ (R, 3, 3) in eV/Å^3, symmetric; NaN without stress.
+
+    Its trace / 3 is the instantaneous pressure, positive when the cell wants to grow: σ is positive in tension.
+    """
+    if state.stress is None:
+        return torch.full_like(state.cell, torch.nan)
+    weighted = state.velocities * (state.masses / ACCELERATION).unsqueeze(1)
+    kinetic = sum_per_replica(weighted.unsqueeze(2) * state.velocities.unsqueeze(1), state)
+    return kinetic / volume(state).view(-1, 1, 1) - state.stress
+
+
+def pressure(state: State) -> Tensor:
+    """The instantaneous pressure (R,) in eV/Å^3, with the kinetic part; NaN without stress."""
+    return pressure_tensor(state).diagonal(dim1=1, dim2=2).mean(1)
+
+
 def squared_norm(vectors: Tensor) -> Tensor:
     """|v|² (N,) of vectors (N, 3): as a product with a vector, several times faster than a sum over three columns."""
     return torch.mv(vectors.square(), vectors.new_ones(3))
@@ -190,7 +231,8 @@ def maxwell_boltzmann(
     The centre of mass is brought to rest unless `translation`; so is the rotation about it unless `rotation`, which
     None decides per replica: kept where there is periodicity, removed from molecules. The degrees of freedom are set
     accordingly: 3n, less 3 for the translation, less 3 for the rotation (2 for a linear molecule). Removing momentum
-    leaves the others' temperature at T on average; `exact` rescales each replica to T.
+    leaves the others' temperature at T on average; `exact` rescales each replica to T. With fixed atoms only the others
+    get velocities, and nothing is removed: momentum is not conserved.
 
     temperatures in K, one or (R,). Raises InputError when T is negative or nothing is left to move.
     """
@@ -207,12 +249,14 @@ def maxwell_boltzmann(
     )
     spread = (BOLTZMANN * ACCELERATION * target.index_select(0, state.structure) / state.masses).sqrt()
     state = state._replace(
-        velocities=normal.to(spread) * spread.unsqueeze(1), degrees_of_freedom=(3 * counts).to(spread)
+        velocities=normal.to(spread) * spread.unsqueeze(1), degrees_of_freedom=(3 * moving(state)).to(spread)
     )
-    if not translation:
-        state = stop_translation(state)
-    still = ~state.pbc.any(1) if rotation is None else torch.full_like(state.pbc[:, 0], not rotation)
-    state = stop_rotation(state, still)
+    if state.fixed is not None:
+        state = state._replace(velocities=torch.where(state.fixed.unsqueeze(1), 0.0, state.velocities))
+    else:
+        state = state if translation else stop_translation(state)
+        still = ~state.pbc.any(1) if rotation is None else torch.full_like(state.pbc[:, 0], not rotation)
+        state = stop_rotation(state, still)
     if bool((state.degrees_of_freedom < 1).any()):
         raise InputError("a replica of a single atom at rest has no degree of freedom; pass translation=True")
     if exact:

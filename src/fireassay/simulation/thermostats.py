@@ -20,13 +20,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
 from fireassay.errors import InputError
-from fireassay.simulation.integrators import ForceCall, Noise, drift, kick, velocity_verlet_step
+from fireassay.simulation.integrators import (
+    ForceCall,
+    Noise,
+    Target,
+    drift,
+    kick,
+    target_at,
+    velocity_verlet_step,
+)
 from fireassay.simulation.state import State, kinetic_energy, sizes, sum_per_replica, temperature
 from fireassay.units import BOLTZMANN
 
@@ -59,7 +67,7 @@ def berendsen_step(
     scaling = berendsen_scaling(state, timestep, target, time_constant)
     state = state._replace(velocities=state.velocities * scaling.index_select(0, state.structure).unsqueeze(1))
     state = kick(state, timestep / 2)
-    if fix_centre_of_mass:
+    if fix_centre_of_mass and state.fixed is None:
         state = _share_out_momentum(state)
     state = drift(state, timestep)
     state = forces(state)
@@ -77,9 +85,10 @@ class Berendsen:
     """Constant temperature (K) by `berendsen_step`; time_constant in fs."""
 
     timestep: float
-    temperature: float
+    temperature: Target
     time_constant: float
     fix_centre_of_mass: bool = True
+    needs_stress: ClassVar[bool] = False
 
     def begin(self, state: State, forces: ForceCall) -> State:
         """The state with forces."""
@@ -88,7 +97,12 @@ class Berendsen:
     def step(self, state: State, forces: ForceCall, step: int) -> State:
         """One step of velocity Verlet with velocity rescaling."""
         return berendsen_step(
-            state, forces, self.timestep, self.temperature, self.time_constant, self.fix_centre_of_mass
+            state,
+            forces,
+            self.timestep,
+            target_at(self.temperature, step),
+            self.time_constant,
+            self.fix_centre_of_mass,
         )
 
     def checkpoint(self) -> dict[str, Tensor]:
@@ -129,9 +143,10 @@ class VelocityRescaling:
     """
 
     timestep: float
-    temperature: float
+    temperature: Target
     time_constant: float
     noise: Noise
+    needs_stress: ClassVar[bool] = False
 
     def begin(self, state: State, forces: ForceCall) -> State:
         """The state with forces."""
@@ -142,7 +157,8 @@ class VelocityRescaling:
         """One step of velocity Verlet and one of the thermostat."""
         state = velocity_verlet_step(state, forces, self.timestep)
         noise = self.noise.at(step, state)
-        factor = rescaling_factor(state, self.timestep, self.temperature, self.time_constant, noise)
+        target = target_at(self.temperature, step)
+        factor = rescaling_factor(state, self.timestep, target, self.time_constant, noise)
         return state._replace(velocities=state.velocities * factor.index_select(0, state.structure).unsqueeze(1))
 
     def checkpoint(self) -> dict[str, Tensor]:
@@ -159,12 +175,14 @@ class NoseHooverChain:
 
     Martyna, Tuckerman, Tobias, Klein, Mol. Phys. 87, 1117 (1996): half a step of the chain, velocity Verlet, half a
     step of the chain, each with the three weights of Suzuki and Yoshida. Q_1 = f k_B T τ² and Q_k = k_B T τ²; the sum
-    of the total energy and `energy` is conserved.
+    of the total energy and `energy` is conserved at a constant target.
 
     Raises InputError for a chain shorter than one link or a time constant that is not positive.
     """
 
-    def __init__(self, timestep: float, temperature: float, time_constant: float, links: int = 3) -> None:
+    needs_stress: ClassVar[bool] = False
+
+    def __init__(self, timestep: float, temperature: Target, time_constant: float, links: int = 3) -> None:
         if links < 1 or not time_constant > 0:
             raise InputError(
                 f"a Nosé-Hoover chain of {links} links and {time_constant} fs; needs a link or more and a positive time"
@@ -184,35 +202,38 @@ class NoseHooverChain:
         """Half a step of the chain, one of velocity Verlet, half a step of the chain."""
         before = self._chains[step]
         chain = before.index_select(1, state.replica)
-        state, chain = self._half(state, chain)
+        thermal = BOLTZMANN * target_at(self.temperature, step)
+        state, chain = self._half(state, chain, thermal)
         state = velocity_verlet_step(state, forces, self.timestep)
-        state, chain = self._half(state, chain)
+        state, chain = self._half(state, chain, thermal)
         self._chains = {step: before, step + 1: before.index_copy(1, state.replica, chain)}
         return state
 
     def energy(self, state: State) -> Tensor:
         """Σ Q_k v_k²/2 + f k_B T ξ_1 + k_B T (ξ_2 + ...) of the replicas (R,) in eV."""
-        place, speed = self._chains[max(self._chains)].index_select(1, state.replica)
-        mass, thermal = self._masses(state), BOLTZMANN * self.temperature
+        step = max(self._chains)
+        place, speed = self._chains[step].index_select(1, state.replica)
+        thermal = BOLTZMANN * target_at(self.temperature, step)
+        mass = self._masses(state, thermal)
         return (
             (0.5 * mass * speed.square()).sum(1)
             + thermal * state.degrees_of_freedom * place[:, 0]
             + thermal * place[:, 1:].sum(1)
         )
 
-    def _masses(self, state: State) -> Tensor:
+    def _masses(self, state: State, thermal: float) -> Tensor:
         mass = torch.full(
             (state.n_replicas, self.links),
-            BOLTZMANN * self.temperature * self.time_constant**2,
+            thermal * self.time_constant**2,
             dtype=torch.float64,
             device=state.positions.device,
         )
         mass[:, 0] *= state.degrees_of_freedom
         return mass
 
-    def _half(self, state: State, chain: Tensor) -> tuple[State, Tensor]:
+    def _half(self, state: State, chain: Tensor, thermal: float) -> tuple[State, Tensor]:
         place, speed = chain[0], chain[1].clone()
-        mass, thermal = self._masses(state), BOLTZMANN * self.temperature
+        mass = self._masses(state, thermal)
         double = 2 * kinetic_energy(state).to(speed)
         factor = torch.ones_like(double)
 
