@@ -305,6 +305,55 @@ def assay(
             typer.echo(path)
 
 
+@app.command()
+def simulate(
+    potential: Annotated[
+        str | None,
+        typer.Argument(
+            help="A run folder, a potential.safetensors, or a calculator as package.module:Class(key=value)."
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Settings such as temperature=300 'temperature=[300, 900]' duration=10000 barostat=isotropic; also "
+            "device=, dtype= and threads=.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="A file with the structure to start from.")] = None,
+    index: Annotated[str, typer.Option(help="Frames of that file, as 0, -1 or : for all of them.")] = "0",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for trajectories and tables.")] = Path(
+        "simulation"
+    ),
+    python: Annotated[
+        str | None, typer.Option(help="Run the calculator in this interpreter, such as ~/venvs/mace/bin/python.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard the simulation that the folder holds.")] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="Print all settings with their meaning and stop.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run molecular dynamics with a trained potential, a potential file, or anybody's ASE calculator.
+
+    Interrupted and repeated, the command goes on exactly where it stopped. Examples:
+    `fireassay simulate runs/mace --start molecule.xyz temperature=300 duration=10000`;
+    `fireassay simulate "ase.calculators.emt:EMT()" --start cu.xyz barostat=isotropic pressure=1 replicas=4`.
+    """
+    with _reported():
+        from fireassay.pipeline.simulate import Order, described_settings, run_simulation
+
+        if settings:
+            typer.echo(described_settings(), nl=False)
+            return
+        if potential is None:
+            raise InputError("name what moves the atoms: a run folder, a potential file, or a calculator")
+        order = Order(potential, start, index, output, overrides or [], python, restart, _tell)
+        for path in run_simulation(order, _progress(quiet)):
+            typer.echo(path)
+
+
 @app.command("import")
 def import_model(
     file: Annotated[Path, typer.Argument(help="A model file of mace-torch or of nequip.")],

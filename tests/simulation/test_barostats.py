@@ -191,7 +191,7 @@ def test_an_interrupted_run_at_constant_pressure_resumes_to_the_same_bits(flexib
 def test_what_cannot_be_pressed_is_refused():
     molecule = Structure(np.array([18, 18]), np.array([[0.0, 0, 0], [4.0, 0, 0]]))
     cold = maxwell_boltzmann(replicate(molecule, 1), 10.0, generators(0, 1))
-    with pytest.raises(InputError, match="periodic in all directions.*constant volume"):
+    with pytest.raises(InputError, match=r"periodic in all directions.*constant volume"):
         simulate(IdealGas(), cold, barostat(1, False, target=0.0, ratio=1.0), 1)
 
     class Blind(IdealGas):

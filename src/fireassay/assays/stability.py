@@ -39,12 +39,12 @@ from fireassay.simulation.criteria import (
     TemperatureRange,
     bond_criterion,
 )
-from fireassay.simulation.integrators import Integrator, Langevin, Noise, VelocityVerlet
+from fireassay.simulation.ensemble import Thermostat, integrator
+from fireassay.simulation.integrators import Integrator, VelocityVerlet
 from fireassay.simulation.observers import LastFrames, Recorder
 from fireassay.simulation.relax import relax
 from fireassay.simulation.run import Simulation, simulate
 from fireassay.simulation.state import State, generators, maxwell_boltzmann, replicate, to_structures
-from fireassay.simulation.thermostats import Berendsen, NoseHooverChain, VelocityRescaling
 from fireassay.statistics.survival import kaplan_meier
 
 Array = NDArray[np.float64]
@@ -99,7 +99,7 @@ class StabilitySettings(Settings):
     temperature: float = Field(default=1600.0, gt=0, description="K, of the velocities and of the thermostat")
     timestep: float = Field(default=1.0, gt=0, description="fs")
     duration: float = Field(default=6000.0, gt=0, description="fs")
-    thermostat: Literal["berendsen", "rescaling", "nose_hoover", "langevin", "none"] = Field(
+    thermostat: Thermostat = Field(
         default="berendsen",
         description="rescaling: canonical velocity rescaling (CSVR); nose_hoover: a chain of three; none: NVE",
     )
@@ -304,17 +304,15 @@ def _criteria(start: Structure, state: State, settings: StabilitySettings) -> tu
 
 
 def _integrator(settings: StabilitySettings) -> Integrator:
-    if settings.thermostat == "berendsen":
-        return Berendsen(settings.timestep, settings.temperature, settings.time_constant)
-    if settings.thermostat == "langevin":
-        noise = Noise(generators(settings.seed + 1, settings.replicas))
-        return Langevin(settings.timestep, settings.temperature, settings.friction, noise)
-    if settings.thermostat == "rescaling":
-        noise = Noise(generators(settings.seed + 1, settings.replicas))
-        return VelocityRescaling(settings.timestep, settings.temperature, settings.time_constant, noise)
-    if settings.thermostat == "nose_hoover":
-        return NoseHooverChain(settings.timestep, settings.temperature, settings.time_constant)
-    return VelocityVerlet(settings.timestep)
+    return integrator(
+        settings.thermostat,
+        settings.timestep,
+        settings.temperature,
+        replicas=settings.replicas,
+        seed=settings.seed + 1,
+        time_constant=settings.time_constant,
+        friction=settings.friction,
+    )
 
 
 def _fingerprint(settings: StabilitySettings) -> str:

@@ -32,7 +32,7 @@ class _List(NamedTuple):
 class VerletList:
     """The edges within `cutoff` Å of moving atoms, found anew only when one has moved by more than `skin` / 2.
 
-    In a cell that changes, what counts is the motion beside that of the cell, and a contraction eats up part of the skin.
+    In a cell that changes, what counts is the motion beside that of the cell, and a contraction takes part of the skin.
 
     Between rebuilds the pairs within cutoff + skin are kept, and those that are within the cutoff at the moment are
     handed out, sorted by centre, neighbour and shift. So what comes out does not depend on when the list was built, nor

@@ -14,16 +14,21 @@ from fireassay.threads import available
 
 def device_of(config: Config) -> torch.device:
     """The device that a configuration asks for. Raises InputError when it is not here."""
-    if config.device == "auto":
+    return chosen_device(config.device)
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of a name, such as auto, cpu or cuda:1. Raises InputError when it is not here."""
+    if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cpu")
     try:
-        device = torch.device(config.device)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"device {config.device!r} cannot be used here: {reason}; give device=cpu") from error
+        raise InputError(f"device {name!r} cannot be used here: {reason}; give device=cpu") from error
     return device
 
 
@@ -34,9 +39,14 @@ def dtype_of(config: Config) -> torch.dtype:
 
 def use_threads(config: Config, tell: Callable[[str], None]) -> int:
     """Sets torch's number of threads, by the configuration or by what this job may use, and says it."""
+    return chosen_threads(config.threads, tell)
+
+
+def chosen_threads(wanted: int | None, tell: Callable[[str], None]) -> int:
+    """As `use_threads`, with the number that is asked for, if any."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     found = available()
-    count = config.threads or max(1, found.count // (1 if "OMP_NUM_THREADS" in os.environ else processes))
+    count = wanted or max(1, found.count // (1 if "OMP_NUM_THREADS" in os.environ else processes))
     torch.set_num_threads(count)
-    tell(f"{count} threads ({'as configured' if config.threads else found.reason})")
+    tell(f"{count} threads ({'as configured' if wanted else found.reason})")
     return count

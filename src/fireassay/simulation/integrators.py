@@ -31,16 +31,16 @@ ForceCall = Callable[[State], State]
 
 
 class Integrator(Protocol):
-    """How a run moves on. `begin` prepares a state, `step` takes it from step number `step` to the next."""
+    """How a run moves on. `begin` prepares a state, `step` takes it from step number `step` to the next.
+
+    `needs_stress` says whether every force call has to bring stress as well.
+    """
+
+    needs_stress: ClassVar[bool]
 
     @property
     def timestep(self) -> float:
         """Δt in fs."""
-        ...
-
-    @property
-    def needs_stress(self) -> bool:
-        """Whether every force call has to bring stress as well."""
         ...
 
     def begin(self, state: State, forces: ForceCall) -> State:

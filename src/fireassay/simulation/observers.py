@@ -59,8 +59,8 @@ class Recorder:
     """Quantities every `stride` steps, step 0 included.
 
     `quantities` are among temperature (K), kinetic_energy, potential_energy, total_energy (eV), pressure (eV/Å^3, NaN
-    in a run without stress), volume (Å^3), each (T, R), and positions (Å), velocities (Å/fs), forces (eV/Å), each (T, N, 3); `time` (T,) fs comes with them. Raises InputError
-    for another name.
+    in a run without stress), volume (Å^3), each (T, R), and positions (Å), velocities (Å/fs), forces (eV/Å), each
+    (T, N, 3); `time` (T,) fs comes with them. Raises InputError for another name.
     """
 
     def __init__(self, stride: int = 1, quantities: Sequence[str] = ("temperature", "potential_energy")) -> None:
