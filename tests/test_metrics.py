@@ -126,3 +126,52 @@ def test_correlations_agree_with_scipy():
     assert metrics.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
     assert metrics.spearman(a, -np.exp(a)) == pytest.approx(-1.0)
     assert np.isnan(metrics.pearson(a, np.ones(50)))
+
+
+def histograms(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0, 3, 60), rng.uniform(0, 3, 60)
+
+
+def test_distances_of_distributions_by_their_formulae():
+    g, h = histograms()
+    p, q = g / g.sum(), h / h.sum()
+    m = (p + q) / 2
+    assert metrics.wright_factor(g, h) == pytest.approx(100 * ((g - h) ** 2).sum() / (h**2).sum())
+    assert metrics.r_chi(g, h) == pytest.approx(100 * np.sqrt(((g - h) ** 2).sum() / (h**2).sum()))
+    kl = (p * np.log2(p / m)).sum() / 2 + (q * np.log2(q / m)).sum() / 2
+    assert metrics.jensen_shannon(g, h) == pytest.approx(kl)
+    assert metrics.jensen_shannon(g, h) == pytest.approx(jensenshannon(p, q, 2) ** 2)
+    assert metrics.hellinger(g, h) == pytest.approx(np.sqrt(1 - np.sqrt(p * q).sum()))
+    x = np.arange(60) * 0.05
+    assert metrics.wasserstein(g, h, 0.05) == pytest.approx(wasserstein_distance(x, x, p, q))
+
+
+def test_distances_of_equal_and_of_separate_distributions():
+    left, right = np.zeros(50), np.zeros(50)
+    left[3], right[40] = 1.0, 2.0
+    assert metrics.jensen_shannon(left, left) == metrics.hellinger(left, left) == 0.0
+    assert metrics.jensen_shannon(left, right) == pytest.approx(1.0)
+    assert metrics.hellinger(left, right) == pytest.approx(1.0)
+    assert metrics.wasserstein(left, right, 0.1) == pytest.approx(3.7)
+    assert metrics.wasserstein(left, right, 0.1, period=True) == pytest.approx(1.3)  # 37 bins one way, 13 the other
+    nearer = np.zeros(50)
+    nearer[10] = 1.0
+    assert metrics.jensen_shannon(left, nearer) == pytest.approx(1.0)  # saturated
+    assert metrics.wasserstein(left, nearer, 0.1) == pytest.approx(0.7)  # not
+    for wrong in (np.zeros(50), -left):
+        with pytest.raises(InputError, match="needs values >= 0 on both sides"):
+            metrics.jensen_shannon(wrong, right)
+
+
+def test_violations():
+    assert metrics.energy_violation([1.0, 3.0], [1.0, 1.0]).tolist() == pytest.approx([0.0, 4 / 10])
+    f, g = np.ones((1, 2, 3)), np.zeros((1, 2, 3))
+    assert metrics.force_violation(f, g).tolist() == [1.0]
+    assert metrics.force_violation(f, f).tolist() == [0.0]
+    rng = np.random.default_rng(0)
+    unrelated = metrics.force_violation(rng.normal(size=(200, 50, 3)), rng.normal(size=(200, 50, 3)))
+    assert unrelated.mean() == pytest.approx(1 / np.sqrt(2), abs=0.005)
+    assert metrics.geometric_mean([1.0, 4.0, 16.0]) == pytest.approx(4.0)
+    with pytest.raises(InputError, match="geometric mean"):
+        metrics.geometric_mean([1.0, -1.0])
