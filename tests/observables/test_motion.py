@@ -78,10 +78,9 @@ def test_oscillators_appear_at_their_frequencies(differences: bool):
     omega = 2 * np.pi * np.array([10.0, 40.0]) * 1e-3
     masses = np.array([1.0, 3.0])
     phases = np.random.default_rng(0).uniform(0, 2 * np.pi, (2, 3))
-    x = np.stack(
-        [np.sin(w * t[:, None] + p) / w / np.sqrt(m) for w, p, m in zip(omega, phases, masses, strict=True)], 1
-    )
-    v = np.stack([np.cos(w * t[:, None] + p) / np.sqrt(m) for w, p, m in zip(omega, phases, masses, strict=True)], 1)
+    modes = list(zip(omega, phases, np.sqrt(masses), strict=True))
+    x = np.stack([np.sin(w * t[:, None] + p) / w / m for w, p, m in modes], 1)
+v = np.stack([np.cos(w * t[:, None] + p) / m for w, p, m in modes], 1)
     velocities = velocities_of(x, interval) if differences else v
     c = velocity_autocorrelation(velocities, masses, 1000)
     assert c[0] == 1.0

@@ -1,10 +1,10 @@
-"""Radial distributions by ASE and MDAnalysis, displacements by tidynamics, angles and dihedrals by ASE, of one trajectory.
+"""Radial distributions by ASE and MDAnalysis, displacements by tidynamics, angles and dihedrals by ASE.
 
 Run in an environment of its own, with ase, MDAnalysis and tidynamics:
 
     python tests/reference/record_observables.py
 
-The trajectory is random and lies in the file, so that nothing depends on a generator.
+All of one trajectory, which is random and lies in the file, so that nothing depends on a generator.
 """
 
 from __future__ import annotations
