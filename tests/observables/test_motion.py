@@ -80,7 +80,7 @@ def test_oscillators_appear_at_their_frequencies(differences: bool):
     phases = np.random.default_rng(0).uniform(0, 2 * np.pi, (2, 3))
     modes = list(zip(omega, phases, np.sqrt(masses), strict=True))
     x = np.stack([np.sin(w * t[:, None] + p) / w / m for w, p, m in modes], 1)
-v = np.stack([np.cos(w * t[:, None] + p) / m for w, p, m in modes], 1)
+    v = np.stack([np.cos(w * t[:, None] + p) / m for w, p, m in modes], 1)
     velocities = velocities_of(x, interval) if differences else v
     c = velocity_autocorrelation(velocities, masses, 1000)
     assert c[0] == 1.0
