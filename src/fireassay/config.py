@@ -146,7 +146,7 @@ class Config(Settings):
     baseline: BaselineConfig = BaselineConfig()
     training: Recipe = Recipe()
     assays: dict[str, SerializeAsAny[Settings]] = Field(
-        default_factory=lambda: {name: assay.settings() for name, assay in ASSAYS.items()},
+        default_factory=lambda: {name: assay.settings() for name, assay in ASSAYS.items() if assay.by_default},
         description="the assays to run, each with its settings",
     )
 

@@ -72,13 +72,15 @@ class Need(Enum):
 class Assay:
     """One question put to a potential: `run(subject, settings)` answers with a record (`fireassay.records.record`).
 
-    Whatever `needs` names is there when `run` is called.
+    Whatever `needs` names is there when `run` is called. One that takes long, or asks what not everybody wants to know,
+    is not run unless it is named: `by_default` is false.
     """
 
     name: str
     settings: type[Settings]
     needs: tuple[Need, ...]
     run: Callable[[Subject, Any], Any]
+    by_default: bool = True
 
 
 def missing(assay: Assay, subject: Subject) -> str | None:

@@ -75,7 +75,7 @@ def write_config(
         "model": _model(base, choices),
         "baseline": {**resolved(base)["baseline"], "e0": choices.e0},
         "training": _training(base, frames, choices),
-        "assays": resolved(base)["assays"] if recipe else {name: {} for name in ASSAYS},
+        "assays": resolved(base)["assays"] if recipe else {name: {} for name in ASSAYS if ASSAYS[name].by_default},
     }
     config = validated(Config, content, "the configuration")
     seconds = _seconds_per_epoch(config) if timed else None
