@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 
 from fireassay.assays import stability
 from fireassay.assays.assay import Subject
@@ -60,7 +60,14 @@ def test_a_sound_potential_survives_and_everything_is_recorded(tmp_path: Path):
     assert result.curve.median is None
     assert result.curve.mean == 60.0
     assert result.n_bonds == 3
-    assert result.protocol.criteria == ["not_finite", "bond_length", "closest_approach", "temperature", "energy_jump"]
+    assert result.protocol.criteria == [
+        "not_finite",
+        "bond_length",
+        "closest_approach",
+        "temperature",
+        "energy_jump",
+        "atom_energy_jump",
+    ]
     assert result.replica_steps_per_second is not None
     assert result.replica_steps_per_second > 0
     assert result.temperature.shape == result.potential_energy.shape == (13, 6)
@@ -133,6 +140,7 @@ def test_bulk_runs_without_bonds_and_notices_what_goes_wrong():
         "closest_approach",
         "temperature",
         "energy_jump",
+        "atom_energy_jump",
     }
     with pytest.raises(InputError, match="there are none"):
         run(Pair(), crystal, short(bonds="on"))
@@ -199,3 +207,51 @@ def test_a_calculator_that_is_no_potential_can_be_assayed():
 
     result = run(Still(), triangle(), short(duration=100.0, temperature=30.0))
     assert result.time_to_failure.shape == result.failed.shape == (6,)
+
+
+class Falling:
+    """No forces, until at one call a single atom of the first replica is hit."""
+
+    cutoff, species, dtype = 0.0, None, torch.float64
+
+    def __init__(self, call: int, blow: float) -> None:
+        self.call, self.blow, self.calls = call, blow, 0
+
+    def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
+        self.calls += 1
+        pull = torch.zeros_like(graph.positions)
+        if self.calls == self.call:
+            pull[3, 0] = self.blow
+        return Prediction(pull.new_zeros(graph.n_structures), pull)
+
+
+def test_water_in_a_box_cannot_fall_apart_unnoticed():
+    """A hydrogen that leaves its oxygen, through the periodic boundary: bonds of the box are followed by default."""
+    atoms = molecule("H2O", vacuum=2.0) * (3, 3, 3)
+    atoms.pbc = True
+    shifted = atoms.copy()
+    shifted.positions += 0.5 * shifted.cell.array.diagonal() / 3
+    shifted.wrap()
+    for box in (structure_of(atoms), structure_of(shifted)):
+        calm = run(Falling(10**9, 0.0), box, short(thermostat="none", temperature=20.0, closest_approach=None))
+        assert calm.n_bonds == 54
+        assert not calm.failed.any()
+    quiet = short(thermostat="none", temperature=20.0, atom_energy_jump=None, closest_approach=None)
+    hit = run(Falling(10, 80.0), structure_of(shifted), quiet)
+    assert len(hit.failures) == 1, hit.failures
+    failure = hit.failures[0]
+    assert failure.criterion == "bond_length"
+    assert 3 in failure.atoms
+
+
+def test_a_local_catastrophe_is_not_diluted_over_the_cell():
+    """One of 4 000 atoms gains 30 eV: 8 meV per atom of the cell, which no mean would show."""
+    crystal = structure_of(bulk("Ar", "fcc", a=5.3, cubic=True) * 10)
+    settings = short(thermostat="none", temperature=50.0, replicas=2, closest_approach=None)
+    result = run(Falling(20, 500.0), crystal, settings)
+    (failure,) = result.failures
+    assert (failure.criterion, failure.atoms, failure.unit) == ("atom_energy_jump", [3], "eV")
+    assert failure.value > failure.limit == pytest.approx(2.0 + 10 * 8.617333e-5 * 50.0)
+    off = run(Falling(20, 500.0), crystal, settings.model_copy(update={"atom_energy_jump": None}))
+    assert off.failures == []
+    assert StabilitySettings.published().atom_energy_jump is None

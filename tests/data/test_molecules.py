@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ase.build import graphene, molecule
+from ase import Atoms
+from ase.build import bulk, graphene, molecule
 
-from fireassay.data.molecules import connectivity, formula, molecules
+from fireassay.data.molecules import connectivity, covalent_bonds, formula, molecules
 from fireassay.data.structure import Structure
 from fireassay.interop.ase import structure_of
 
@@ -52,3 +53,26 @@ def test_a_chain_bonded_to_its_own_image_goes_on_for_ever():
 @pytest.mark.parametrize(("numbers", "text"), [([1, 8, 1], "H2O"), ([6, 1, 17, 1, 1], "CH3Cl"), ([26, 6, 6], "C2Fe")])
 def test_compositions_are_in_hills_order(numbers, text):
     assert formula(np.array(numbers)) == text
+
+
+def test_bonds_that_ought_to_last():
+    """Water in a box, an adsorbate and a framework have some; a metal, an ionic crystal and crowded atoms have none."""
+    water = molecule("H2O", vacuum=2.0)
+    water.pbc = True
+    assert len(covalent_bonds(structure_of(water * (2, 1, 1))).pairs) == 4
+    assert len(covalent_bonds(structure_of(bulk("Si", cubic=True))).pairs) == 16
+    assert len(covalent_bonds(structure_of(bulk("Cu", cubic=True))).pairs) == 0
+    assert len(covalent_bonds(structure_of(bulk("NaCl", "rocksalt", a=5.64, cubic=True))).pairs) == 0
+    crowded = structure_of(bulk("Te", "sc", a=3.2) * 3)
+    assert len(connectivity(crowded).pairs) == 81
+    assert len(covalent_bonds(crowded).pairs) == 0
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3) * 1.6
+    grid[1] = grid[0] + [0.74, 0, 0]  # one pair by chance
+    dense = Atoms("H125", grid + rng.normal(size=grid.shape) * 0.01, cell=[8, 8, 8], pbc=True)
+    assert len(connectivity(structure_of(dense)).pairs) == 1
+    assert len(covalent_bonds(structure_of(dense)).pairs) == 0
+    pair = Atoms("H2", [[0, 0, 0], [0.74, 0, 0]], cell=[8, 8, 8], pbc=True)
+    assert len(covalent_bonds(structure_of(pair)).pairs) == 1
+    free = molecule("C6H6")
+    assert len(covalent_bonds(structure_of(free)).pairs) == len(connectivity(structure_of(free)).pairs) == 12

@@ -32,6 +32,7 @@ from fireassay.records.stability import (
 from fireassay.settings import Settings
 from fireassay.simulation.criteria import (
     FAILED,
+    AtomEnergyJump,
     ClosestApproach,
     Criterion,
     EnergyJump,
@@ -46,6 +47,7 @@ from fireassay.simulation.relax import relax
 from fireassay.simulation.run import Simulation, simulate
 from fireassay.simulation.state import State, generators, maxwell_boltzmann, replicate, to_structures
 from fireassay.statistics.survival import kaplan_meier
+from fireassay.units import BOLTZMANN
 
 Array = NDArray[np.float64]
 
@@ -68,7 +70,9 @@ PUBLISHED: Final[Mapping[str, Any]] = {
     "closest_approach": None,
     "temperature_range": None,
     "energy_jump": None,
+    "atom_energy_jump": None,
 }
+_THERMAL: Final = 10.0  # k_B T that an atom may gain from its neighbours in a step, beside the limit
 INCIDENTAL: Final = frozenset(  # what does not decide when a trajectory fails
     (
         "protocol",
@@ -112,7 +116,9 @@ class StabilitySettings(Settings):
     relax: bool = Field(default=False, description="relax the start with the potential first")
     relax_force_limit: float = Field(default=0.01, gt=0, description="eV/Å")
     bonds: Literal["auto", "on", "off"] = Field(
-        default="auto", description="follow the bonds between nonmetals; auto: only without periodicity"
+        default="auto",
+        description="follow the bonds between nonmetals, through periodic images too; auto: not in what is metallic or "
+        "ionic by its own connectivity",
     )
     bond_limit: float | None = Field(default=2.0, gt=0, description="Å, longest length of a bond")
     bond_stretch: float | None = Field(
@@ -123,6 +129,11 @@ class StabilitySettings(Settings):
     closest_approach: float | None = Field(default=0.5, gt=0, description="Å, smallest distance of two atoms")
     temperature_range: tuple[float, float] | None = Field(default=(0.1, 10_000.0), description="K")
     energy_jump: float | None = Field(default=0.1, gt=0, description="eV/atom, change of total energy in one step")
+    atom_energy_jump: float | None = Field(
+        default=2.0,
+        gt=0,
+        description="eV, change of one atom's kinetic energy in one step, beside 10 k_B T; null: not looked at",
+    )
     drift_duration: float = Field(default=500.0, ge=0, description="fs of constant energy to measure drift; 0: none")
     drift_temperature: float = Field(default=300.0, gt=0, description="K, at which drift is measured")
     drift_replicas: int = Field(default=4, ge=1, description="trajectories to measure drift")
@@ -285,10 +296,11 @@ def _criteria(start: Structure, state: State, settings: StabilitySettings) -> tu
     """The criteria, and the number of bonds that are followed in each trajectory; None when bonds are not."""
     n_bonds = None
     criteria: list[Criterion] = []
-    follow = settings.bonds == "on" or (settings.bonds == "auto" and not start.pbc.any())
-    wanted = follow and (settings.bond_limit is not None or settings.bond_stretch is not None)
+    wanted = settings.bonds != "off" and (settings.bond_limit is not None or settings.bond_stretch is not None)
     if wanted:
-        found = bond_criterion([start] * settings.replicas, state, settings.bond_limit, settings.bond_stretch)
+        starts = [start] * settings.replicas
+        limits = (settings.bond_limit, settings.bond_stretch)
+        found = bond_criterion(starts, state, *limits, covalent=settings.bonds == "auto")
         if found is not None:
             criteria.append(found)
         elif settings.bonds == "on":
@@ -300,6 +312,9 @@ def _criteria(start: Structure, state: State, settings: StabilitySettings) -> tu
         criteria.append(TemperatureRange(*settings.temperature_range))
     if settings.energy_jump is not None:
         criteria.append(EnergyJump(settings.energy_jump))
+    if settings.atom_energy_jump is not None:
+        thermal = BOLTZMANN * settings.temperature
+        criteria.append(AtomEnergyJump(settings.atom_energy_jump + _THERMAL * thermal))
     return criteria, n_bonds
 
 

@@ -33,6 +33,7 @@ from fireassay.simulation.state import State, generators, maxwell_boltzmann, rep
 Array = NDArray[np.float64]
 Sums = dict[str, NDArray[Any]]
 _BLOCK: Final = 32  # frames of a replica that are reduced at once
+_WAITING: Final = "waiting frames"
 
 
 class MotionSettings(Settings):
@@ -101,17 +102,20 @@ class Sampler:
         return {}
 
     def checkpoint(self) -> dict[str, Tensor]:
-        """The sums so far."""
-        self.arrays()
+        """The sums so far, and the frames that wait: sums are rounded by the frames that are added at once."""
         found = [(f"{k}/{name}", array) for k, sums in enumerate(self.sums) for name, array in sums.items()]
+        found += [(f"{k}/{_WAITING}", np.stack(frames)) for k, frames in enumerate(self._waiting) if frames]
         return {name: torch.from_numpy(np.asarray(array)) for name, array in found}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """The sums of then."""
-        self.sums = [{} for _ in self.sums]
+        """The sums and frames of then."""
+        self.sums, self._waiting = [{} for _ in self.sums], [[] for _ in self.sums]
         for name, tensor in tensors.items():
             replica, _, key = name.partition("/")
-            self.sums[int(replica)][key] = tensor.numpy().copy()
+            if key == _WAITING:
+                self._waiting[int(replica)] = list(tensor.numpy())
+            else:
+                self.sums[int(replica)][key] = tensor.numpy().copy()
 
 
 def added(first: Sums, second: Sums) -> Sums:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
@@ -15,6 +15,12 @@ from fireassay.data.neighbours import neighbour_list
 from fireassay.data.structure import Structure
 
 NONMETALS = frozenset((1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 51, 52, 53, 54, 85, 86))
+
+
+# Bonds that a nonmetal makes at most: hydrogen bridges, hypervalent sulfur and boranes included.
+VALENCE: Final = {
+    1: 1, 5: 6, 6: 4, 7: 4, 8: 3, 9: 1, 14: 6, 15: 6, 16: 6, 17: 4, 32: 4, 33: 4, 34: 4, 35: 4, 51: 4, 52: 3, 53: 4
+}  # fmt: skip
 
 
 class Connectivity(NamedTuple):
@@ -47,6 +53,30 @@ def connectivity(structure: Structure, tolerance: float = 1.25) -> Connectivity:
     first = (centre < neighbour) | ((centre == neighbour) & _leads(shift))
     chosen = bonded & first
     return Connectivity(np.stack([centre, neighbour], 1)[chosen], image[chosen], length[chosen], shift[chosen])
+
+
+def covalent_bonds(structure: Structure, tolerance: float = 1.25) -> Connectivity:
+    """The bonds (`connectivity`) that ought to last: not those of what is metallic or ionic by its own connectivity.
+
+    Without periodicity these are all bonds. In a crystal or a liquid, atoms that hang together count when none of them
+    has more bonds than its element makes (`VALENCE`): water, phosphate and silicon do, liquid tellurium does not. Nor
+    do the few pairs that meet by chance in dense atomic hydrogen: of one of a bond's elements half of all atoms must be
+    bonded.
+    """
+    found = connectivity(structure, tolerance)
+    if not structure.pbc.any() or not len(found.pairs):
+        return found
+    n = len(structure)
+    counts = np.bincount(found.pairs.ravel(), minlength=n)
+    most = np.array([VALENCE.get(int(z), 4) for z in structure.atomic_numbers])
+    first, second = found.pairs.T
+    label = connected_components(coo_array((np.ones(len(first)), (first, second)), (n, n)), directed=False)[1]
+    crowded = np.unique(label[counts > most])
+    numbers = structure.atomic_numbers
+    share = {z: float((counts[numbers == z] > 0).mean()) for z in np.unique(numbers).tolist()}
+    usual = np.array([max(share[a], share[b]) >= 0.5 for a, b in numbers[found.pairs].tolist()])
+    kept = ~np.isin(label[first], crowded) & usual
+    return Connectivity(found.pairs[kept], found.image[kept], found.length[kept], found.shift[kept])
 
 
 def molecules(structure: Structure) -> list[NDArray[np.int64]]:

@@ -15,11 +15,10 @@ g_ab(r) = V / (N_a N_b) ⟨Σ_i Σ_{j≠i} δ(r - r_ij)⟩ / (4π r²), all peri
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Final
+from typing import Final, TypeVar
 
 import numba
 import numpy as np
@@ -32,6 +31,8 @@ from fireassay.threads import available
 
 Array = NDArray[np.float64]
 _BLOCK: Final = 512  # atoms whose distances from one atom are computed before they are counted
+_FRAMES: Final = 8  # frames of one piece of work
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +136,8 @@ def count_pairs(
         return counts, weighted
 
     parts = over_frames(counted, len(positions), threads)
-    square = sum(part[0] for part in parts).reshape(k, k, bins)  # type: ignore[union-attr]
-    volume = sum(part[1] for part in parts).reshape(k, k, bins)  # type: ignore[union-attr]
+    square = np.sum([part[0] for part in parts], axis=0).reshape(k, k, bins)
+    volume = np.sum([part[1] for part in parts], axis=0).reshape(k, k, bins)
     rows = [(a, b) for a in range(k) for b in range(a, k)]
 
     def folded(table: NDArray) -> NDArray:
@@ -164,14 +165,16 @@ def prepared(cell: Array, pbc: NDArray[np.bool_], reach: float) -> tuple[Array, 
     return lattice, inverse, np.maximum(extra, 0)
 
 
-def over_frames(function, n_frames: int, threads: int | None = None) -> list:
-    """The results of `function` for slices of the frames, on as many threads as this job may use."""
-    count = max(1, min(threads or available().count, n_frames))
-    ends = np.linspace(0, n_frames, count + 1).round().astype(int).tolist()
-    parts = [slice(a, b) for a, b in pairwise(ends) if b > a]
-    if len(parts) <= 1:
+def over_frames(function: Callable[[slice], Part], n_frames: int, threads: int | None = None) -> list[Part]:
+    """The results of `function` for slices of the frames, in their order, on as many threads as this job may use.
+
+    Slices are the same whatever the number of threads, so that sums of the results are, too, to the last bit.
+    """
+    parts = [slice(start, min(start + _FRAMES, n_frames)) for start in range(0, n_frames, _FRAMES)]
+    count = min(threads or available().count, len(parts))
+    if count <= 1:
         return [function(part) for part in parts]
-    with ThreadPoolExecutor(len(parts)) as pool:
+    with ThreadPoolExecutor(count) as pool:
         return list(pool.map(function, parts))
 
 
@@ -261,7 +264,7 @@ def first_minimum(distance: Array, g: Array) -> float | None:
     while peak + 1 < len(smooth) and smooth[peak + 1] >= smooth[peak]:
         peak += 1
     low = peak
-    while low + 1 < len(smooth) and smooth[low + 1] <= smooth[low]:
+    while low + 1 < len(smooth) and smooth[low + 1] < smooth[low]:
         low += 1
     return float(distance[low]) if low + 1 < len(smooth) - span else None
 

@@ -34,6 +34,7 @@ class Series:
     size: float = 6.0
     open: bool = False
     markers: bool = False
+    smooth: bool = False  # a band between lines, not between steps
 
 
 @dataclass(frozen=True)

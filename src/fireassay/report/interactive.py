@@ -74,7 +74,8 @@ def _traces(series: Series, panel: Panel) -> list[dict[str, Any]]:
         return [trace | {"mode": "markers", "marker": _marker(series, colour)}]
     if series.kind == "density":
         return [_density(series, colour, panel)]
-    edge = {"mode": "lines", "line": {"width": 0, "shape": "hv"}, "hoverinfo": "skip", "hovertemplate": None}
+    shape = "linear" if series.smooth else "hv"
+    edge = {"mode": "lines", "line": {"width": 0, "shape": shape}, "hoverinfo": "skip", "hovertemplate": None}
     fill = {"fill": "tonexty", "fillcolor": f"{colour}@{series.opacity:g}"}
     return [trace | edge, trace | edge | fill | {"y": rounded(series.upper)}]
 

@@ -33,6 +33,10 @@ PAPERS = {
         "Vita, Samanta, Zhou, Lordi",
         "LTAU-FF: Loss trajectory analysis for uncertainty in atomistic force fields",
     ),
+    "egraffbench": (
+        "Bihani, Mannan, Pratiush, Du, Chen, Miret, Micoulaut, Smedskjaer, Ranu, Krishnan",
+        "EGraFFBench: Evaluation of equivariant graph neural network force fields for atomistic simulations",
+    ),
     "kaplan": ("Kaplan, Meier", "Nonparametric estimation from incomplete observations"),
     "mantel": ("Mantel", "Evaluation of survival data and two new rank order statistics arising in its consideration"),
     "li": ("Li, Xu, Taylor, Studer, Goldstein", "Visualizing the loss landscape of neural nets"),

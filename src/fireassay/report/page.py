@@ -26,7 +26,7 @@ from fireassay.report.criteria import Criteria
 from fireassay.report.figures import Figure
 from fireassay.report.methods import Methods, all_sources, methods
 from fireassay.report.runs import Run, load_runs
-from fireassay.report.sections import KINDS, SECTIONS, atoms, generic, training
+from fireassay.report.sections import KINDS, SECTIONS, atoms, generic, of_study, training
 from fireassay.report.sections.chapter import Chapter
 from fireassay.report.study import Study
 from fireassay.report.style import GRID, INK, LOOKS, MUTED
@@ -81,7 +81,8 @@ def _beside(output: Path, name: str) -> Path:
 
 def _chapters(study: Study) -> tuple[list[Chapter], dict[str, Any]]:
     where, viewer = atoms.chapter(study)
-    chapters = [training.chapter(study), *(section.chapter(study) for section in SECTIONS.values())]
+    sections = of_study(study.runs, SECTIONS).values()
+    chapters = [training.chapter(study), *(section.chapter(study) for section in sections)]
     chapters += [generic.chapter(study, name) for name in generic.unknown_assays(study.runs)]
     return [*chapters, where], viewer
 

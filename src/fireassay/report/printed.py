@@ -154,7 +154,8 @@ def _series(series: Series, ax: Axes) -> None:
         norm = LogNorm(0.5, max(float(counts.max()) * 1.5, 1.0)) if counts.count() else None
         ax.pcolormesh(series.x, series.y, counts, cmap=ramp, norm=norm, rasterized=True)
     elif series.upper is not None:
-        ax.fill_between(series.x, series.y, series.upper, color=colour, alpha=series.opacity, step="post", linewidth=0)
+        steps = None if series.smooth else "post"
+        ax.fill_between(series.x, series.y, series.upper, color=colour, alpha=series.opacity, step=steps, linewidth=0)
     else:
         drawstyle = "steps-post" if series.kind == "steps" else "default"
         ax.plot(

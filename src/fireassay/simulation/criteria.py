@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from fireassay.data.graph import Graph
-from fireassay.data.molecules import Connectivity, connectivity
+from fireassay.data.molecules import Connectivity, connectivity, covalent_bonds
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.simulation.state import State, sizes, squared_norm
-from fireassay.units import BOLTZMANN
+from fireassay.units import ACCELERATION, BOLTZMANN
 
 
 class Failure(NamedTuple):
@@ -250,10 +250,51 @@ class EnergyJump:
         return self
 
 
+@dataclass(frozen=True)
+class AtomEnergyJump:
+    """A change of one atom's kinetic energy within one step by more than `limit` eV.
+
+    An atom that falls into a hole, or is hit by a wrong force, gains many electronvolts at once. Over a large cell that
+    is next to nothing per atom of the cell, which is how `EnergyJump` measures; here it is not diluted.
+    """
+
+    limit: float = 2.0
+    name: str = "atom_energy_jump"
+    unit: str = "eV"
+
+    def _jump(self, moment: Moment) -> Tensor:
+        before, after = moment.before, moment.after
+        gain = squared_norm(after.velocities) - squared_norm(before.velocities)
+        return gain.mul_(after.masses).abs_().mul_(0.5 / ACCELERATION)
+
+    def violations(self, moment: Moment) -> Tensor:
+        """(N,)"""
+        return self._jump(moment) > self.limit
+
+    def breaches(self, moment: Moment) -> list[Breach]:
+        """The atom that jumped farthest, per replica."""
+        jump, structure = self._jump(moment), moment.after.structure
+        found = []
+        for row in structure[jump > self.limit].unique().tolist():
+            atom = int(torch.where(structure == row, jump, -1.0).argmax())
+            found.append(Breach(row, (atom,), float(jump[atom]), self.limit))
+        return found
+
+    def among(self, state: State) -> AtomEnergyJump:
+        """Itself."""
+        return self
+
+
 def bond_criterion(
-    structures: Sequence[Structure], state: State, longest: float | None = 2.0, stretch: float | None = 0.5
+    structures: Sequence[Structure],
+    state: State,
+    longest: float | None = 2.0,
+    stretch: float | None = 0.5,
+    covalent: bool = False,
 ) -> Bonds | None:
     """A limit for every bond that `structures`, the starts of the replicas, have; None when they have none.
+
+    `covalent` leaves out the bonds of what is metallic or ionic by its own connectivity (`covalent_bonds`).
 
     The limit is `longest` Å for bonds that are at least 0.3 Å shorter to begin with, and the starting length plus
     `stretch` Å for the others (an S-S or C-I bond is longer than 2 Å when all is well). Either may be None: then the
@@ -263,7 +304,7 @@ def bond_criterion(
         raise InputError("a bond criterion needs a longest length or a stretch in Å; give one of them")
     counts = [len(s) for s in structures]
     starts = np.cumsum(counts) - counts
-    bonds: dict[int, Connectivity] = {id(s): connectivity(s) for s in structures}
+    bonds: dict[int, Connectivity] = {id(s): (covalent_bonds if covalent else connectivity)(s) for s in structures}
     found = [bonds[id(s)] for s in structures]
     if not sum(len(b.pairs) for b in found):
         return None

@@ -34,13 +34,14 @@ class Section:
     """What one kind of assay brings: the type of its result, its chapter, and its sentences of the methods.
 
     A sentence of the methods comes with the keys of the papers that it cites. `weights` says that the assay cannot be
-    had of a calculator.
+    had of a calculator; an `optional` one is not missed unless some potential has it.
     """
 
     kind: type
     chapter: Callable[[Study], Chapter]
     methods: Callable[[Sequence[Run]], list[tuple[str, list[str]]]]
     weights: bool = False
+    optional: bool = False
 
 
 def missing_assay(runs: Sequence[Run], assay: str, weights: bool = False) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from fireassay.records.probes import ProbesResult
 from fireassay.records.stability import StabilityResult
 from fireassay.report.figures import sources_of
 from fireassay.report.runs import Run, with_result
-from fireassay.report.sections import SECTIONS
+from fireassay.report.sections import SECTIONS, of_study
 from fireassay.report.study import Study
 from fireassay.report.style import brief
 from fireassay.report.verdict.advice import md_temperature, normalised_errors
@@ -27,7 +27,7 @@ def cautions(study: Study) -> list[Finding]:
         )
         findings.append(Finding(text, [("provenance", "provenance")], sources_of(runs, "run")))
     findings += _left_out(runs)
-    for assay, section in SECTIONS.items():
+    for assay, section in of_study(runs).items():
         lacking = [
             r
             for r in runs
