@@ -354,6 +354,44 @@ def simulate(
             typer.echo(path)
 
 
+@app.command()
+def protocol(
+    name: Annotated[str | None, typer.Argument(help="A published protocol; without one they are listed.")] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Run folders, and overrides such as temperature=520 structure.replicas=3 dynamics.duration=2000.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for its runs and report; default protocols/NAME.")
+    ] = None,
+    oracle: Annotated[
+        str | None, typer.Option(help="A calculator that is taken for the truth, as package.module:Class(key=value).")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Put potentials through a published protocol: every task of every run, and one report.
+
+    Tasks are the test splits of each run. Repeated, the command goes on where it was. Example:
+    `fireassay protocol egraffbench runs/mace runs/nequip --oracle "ase.calculators.emt:EMT()"`.
+    """
+    with _reported():
+        from fireassay.pipeline.protocol import PROTOCOLS, ProtocolOrder, run_protocol
+
+        if name is None:
+            for known, found in PROTOCOLS.items():
+                typer.echo(f"{known:20s} {found.description}")
+            return
+        given = runs or []
+        folders = [Path(run) for run in given if "=" not in run]
+        order = ProtocolOrder(
+            name, folders, output or Path("protocols") / name, [o for o in given if "=" in o], oracle, _tell
+        )
+        typer.echo(f"report: {run_protocol(order, _progress(quiet))}")
+
+
 @app.command("import")
 def import_model(
     file: Annotated[Path, typer.Argument(help="A model file of mace-torch or of nequip.")],

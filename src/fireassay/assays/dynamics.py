@@ -396,15 +396,40 @@ def _violations(
     alive: NDArray[np.bool_],
     notes: list[str],
 ) -> list[Violation]:
+    found = [_published(subject, settings, start, seen, alive)]
     if subject.oracle is None:
-        return []
+        return [violation for violation in found if violation is not None]
     zero = _cohesive_zero(subject, subject.oracle, start)
-    found = []
     if settings.relabelled:
         found.append(_relabelled(subject, subject.oracle, settings, start, positions, seen, alive, zero, notes))
     if settings.paired > 0:
         found.append(_paired(subject, subject.oracle, settings, state, zero, notes))
     return [violation for violation in found if violation is not None]
+
+
+def _published(
+    subject: Subject,
+    settings: DynamicsSettings,
+    start: Structure,
+    seen: Mapping[str, NDArray],
+    alive: NDArray[np.bool_],
+) -> Violation | None:
+    """Frame by frame against the labels of the reference trajectory, as in EGraFFBench's code; None without any."""
+    frames = [s for s in subject.reference if s.energy is not None and s.forces is not None]
+    if not frames or not np.array_equal(frames[0].atomic_numbers, start.atomic_numbers):
+        return None
+    n, replicas = len(start), len(alive)
+    count = min(len(frames), len(seen["potential_energy"]))
+    energy = seen["potential_energy"][:count, alive].T.reshape(-1)
+    forces = seen["forces"][:count].reshape(count, replicas, n, 3)[:, alive].swapaxes(0, 1).reshape(-1, n, 3)
+    truth = np.tile(np.array([s.energy for s in frames[:count]], dtype=np.float64), int(alive.sum()))
+    labels = np.stack([s.forces for s in frames[:count] if s.forces is not None])
+    true_forces = np.tile(labels, (int(alive.sum()), 1, 1))
+    known = np.asarray(np.isfinite(energy + truth) & np.isfinite(forces + true_forces).all(axis=(1, 2)))
+    if not known.any():
+        return None
+    time: Array = np.arange(count, dtype=np.float64) * (settings.stride * settings.timestep)
+    return _violation("published", time, energy, forces, truth, true_forces, known, None, count)
 
 
 def _cohesive_zero(subject: Subject, oracle: Predictor, start: Structure) -> tuple[float, float] | None:

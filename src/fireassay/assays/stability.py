@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fireassay.assays.assay import Assay, Need, Subject
+from fireassay.assays.distribution_windows import RDF, DistributionWindows
+from fireassay.assays.trajectories import reference_of
 from fireassay.data.fingerprint import fingerprint
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
@@ -71,6 +73,9 @@ PUBLISHED: Final[Mapping[str, Any]] = {
     "temperature_range": None,
     "energy_jump": None,
     "atom_energy_jump": None,
+    "rdf_limit": None,
+    "rdf_window": 1000.0,
+    "rdf_of": "all",
 }
 _THERMAL: Final = 10.0  # k_B T that an atom may gain from its neighbours in a step, beside the limit
 INCIDENTAL: Final = frozenset(  # what does not decide when a trajectory fails
@@ -134,6 +139,16 @@ class StabilitySettings(Settings):
         gt=0,
         description="eV, change of one atom's kinetic energy in one step, beside 10 k_B T; null: not looked at",
     )
+    rdf_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="Å, a periodic system has failed when the mean |g - g_ref| of a window times the range exceeds it "
+        "(MDsim: 3.0 for pairs of water, 1.0 for LiPS); needs data.reference; null: not looked at",
+    )
+    rdf_window: float = Field(default=1000.0, gt=0, description="fs, of the windows for rdf_limit")
+    rdf_of: Literal["all", "pairs"] = Field(
+        default="all", description="for rdf_limit: g of all atoms, or each pair of elements by itself"
+    )
     drift_duration: float = Field(default=500.0, ge=0, description="fs of constant energy to measure drift; 0: none")
     drift_temperature: float = Field(default=300.0, gt=0, description="K, at which drift is measured")
     drift_replicas: int = Field(default=4, ge=1, description="trajectories to measure drift")
@@ -196,12 +211,13 @@ def run(subject: Subject, settings: StabilitySettings) -> StabilityResult:
     recorder = Recorder(settings.record_every, ("temperature", "potential_energy"))
     frames = LastFrames(settings.last_frames, settings.last_frames_every)
     n_steps = max(1, round(settings.duration / settings.timestep))
+    windows = None if settings.rdf_limit is None else _windows(subject, given, settings)
     done = simulate(
         subject.predictor,
         state,
         _integrator(settings),
         n_steps,
-        observers=(recorder, frames),
+        observers=(recorder, frames) if windows is None else (recorder, frames, windows),
         criteria=criteria,
         skin=settings.skin,
         reach=settings.closest_approach or 0.0,
@@ -213,9 +229,13 @@ def run(subject: Subject, settings: StabilitySettings) -> StabilityResult:
     if len(done.failures) == settings.replicas and all(f.criterion == FAILED and f.step == 0 for f in done.failures):
         raise InputError(f"{given.where}: no calculation succeeds at the start: {done.failures[0].message}")
     duration = n_steps * settings.timestep
+    if windows is not None:
+        done = done._replace(failures=windows.judged(done.failures, settings.rdf_limit or np.inf))
     time, failed = _times(done, settings.replicas, duration)
     return StabilityResult(
-        protocol=_protocol(settings, duration, ["not_finite", *(c.name for c in criteria)]),
+        protocol=_protocol(
+            settings, duration, ["not_finite", *(c.name for c in criteria), *([] if windows is None else [RDF])]
+        ),
         start=_start(given, relaxed, largest),
         time_to_failure=time,
         failed=failed,
@@ -316,6 +336,17 @@ def _criteria(start: Structure, state: State, settings: StabilitySettings) -> tu
         thermal = BOLTZMANN * settings.temperature
         criteria.append(AtomEnergyJump(settings.atom_energy_jump + _THERMAL * thermal))
     return criteria, n_bonds
+
+
+def _windows(subject: Subject, start: Structure, settings: StabilitySettings) -> DistributionWindows:
+    """What watches the radial distribution. Raises InputError without a periodic start and a reference."""
+    if not start.pbc.all():
+        raise InputError(f"{start.where}: rdf_limit is for systems that are periodic in all directions; set it to null")
+    if not len(subject.reference):
+        raise InputError("rdf_limit needs a reference trajectory; give data.reference, or set stability.rdf_limit=null")
+    reference = reference_of(subject, start)
+    assert reference is not None
+    return DistributionWindows(start, reference, settings.rdf_window, settings.rdf_of == "pairs")
 
 
 def _integrator(settings: StabilitySettings) -> Integrator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
@@ -60,10 +60,10 @@ def read_material(data: Data, seed: int, progress: Progress | None = None) -> Ma
     def frames(source: Source, labels: bool = True) -> Sequence[Structure]:
         return reading(source, labels).structures
 
-    def reading(source: Source, labels: bool = True) -> Reading:
+    def reading(source: Source, labels: bool = True, required: bool = True) -> Reading:
         return read_checked(
             source, data.keys, data.units, labels=labels, elements=data.elements, accept=data.accept,
-            on_disk=data.on_disk, progress=progress,
+            on_disk=data.on_disk, progress=progress, required=required,
         )  # fmt: skip
 
     everything, findings = reading(data.train) if data.train else Reading([], [])
@@ -92,8 +92,17 @@ def read_material(data: Data, seed: int, progress: Progress | None = None) -> Ma
         isolated = read_e0(data.isolated_atoms, keys=data.keys, units=data.units)
     else:
         isolated = isolated_atoms(everything)
-    reference = frames(data.reference, labels=False) if data.reference else []
+    reference = _reference(data, reading) if data.reference else []
     return Material(train, validation, test, start, reference, isolated, tuple(notes))
+
+
+def _reference(data: Data, reading: Callable[..., Reading]) -> Sequence[Structure]:
+    """The frames of the reference trajectory, with the labels that can be relied on: its positions are what counts."""
+    assert data.reference is not None
+    try:
+        return reading(data.reference, required=False).structures
+    except InputError:
+        return reading(data.reference, labels=False).structures
 
 
 def _split(everything: Sequence[Structure], data: Data, rng: np.random.Generator) -> tuple[Any, Any]:

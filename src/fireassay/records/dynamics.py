@@ -66,9 +66,10 @@ class Mean:
 class Violation:
     """Energy and force violation against an oracle, EGraFFBench eq. 4 and 5, at T times, averaged over trajectories.
 
-    `reading` is relabelled: the oracle's energies and forces of the frames that the potential visited; or paired: those
-    of the oracle's own trajectory from the same start and velocities at the same time. Geometric means are over all
-    frames. `energy` takes energies as they are; `cohesive` less those of the isolated atoms of each.
+    `reading` is relabelled: the oracle's energies and forces of the frames that the potential visited; paired: those
+    of the oracle's own trajectory from the same start and velocities at the same time; or published: the labels of the
+    reference trajectory, frame by frame, as in EGraFFBench's code. Geometric means are over all frames. `energy` takes
+    energies as they are; `cohesive` less those of the isolated atoms of each.
     """
 
     reading: str

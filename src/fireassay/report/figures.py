@@ -63,6 +63,8 @@ class Panel:
     square: bool = False
     ticks: dict[float, str] = field(default_factory=dict)
     diagonal: bool = False
+    words: Sequence[tuple[float, float, str]] = ()  # texts at places in data units
+    bare: bool = False  # without axes
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,10 @@ def _plot(panel: Panel) -> dict[str, Any]:
             {"axis": r.axis, "value": r.value, "label": _subscript(text(r.label)), "low": r.low} for r in panel.rules
         ],
     }
+    if panel.words:
+        layout["words"] = [{"x": x, "y": y, "text": text(label)} for x, y, label in panel.words]
+    if panel.bare:
+        layout["bare"] = True
     if panel.ticks:
         layout["y"] |= {"tickvals": list(panel.ticks), "ticktext": [text(label) for label in panel.ticks.values()]}
     return {"title": panel.title, "traces": traces, "layout": layout, "count": len(panel.series)}

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -40,8 +40,11 @@ def write_report(
     title: str | None = None,
     progress: Progress | None = None,
     criteria: Criteria | None = None,
+    extra: Callable[[Study], Chapter] | None = None,
 ) -> Path:
     """Writes the report of any number of run folders; returns the path of the page.
+
+    An `extra` chapter comes first.
 
     `output` is the HTML file, or a folder that gets `report.html`. `figures/*.png`, `figures/*.pdf` and `tables/*.csv`
     are written beside it. The page is replaced last and atomically: whatever goes wrong, the old one stays.
@@ -52,6 +55,7 @@ def write_report(
     output = output / "report.html" if output.is_dir() or not output.suffix else output
     study = Study.of(load_runs(run_folders, output, KINDS), criteria)
     chapters, viewer = _chapters(study)
+    chapters = [*([] if extra is None else [extra(study)]), *chapters]
     figures = [figure for chapter in chapters for figure in chapter.figures]
     tables = [table for chapter in chapters for table in chapter.tables]
     page = render(study.runs, chapters, viewer, verdict(study), methods(study), title)

@@ -131,6 +131,10 @@ def _panel(panel: Panel, ax: Axes) -> None:
         ax.set_ylim(*panel.y_range)
     if panel.ticks:
         ax.set_yticks(list(panel.ticks), [_plain(label) for label in panel.ticks.values()])
+    for x, y, words in panel.words:
+        ax.text(x, y, _plain(words), ha="center", va="center", fontsize=7, color=MUTED["light"])
+    if panel.bare:
+        ax.set_axis_off()
     if panel.square:
         ax.set_box_aspect(1)
 

@@ -122,7 +122,7 @@ def _vibrations(tested: Members) -> Figure | None:
 
 def _violations(tested: Members) -> Figure | None:
     panels = []
-    for reading in ("relabelled", "paired"):
+    for reading in ("relabelled", "paired", "published"):
         for what, label in (("force", "force violation"), ("energy", "energy violation")):
             lines = []
             for run, result in tested:
@@ -132,13 +132,14 @@ def _violations(tested: Members) -> Figure | None:
                         time, curve = _thinned(v.time / 1000, values)
                         lines.append(Series("line", time, curve, run.index, run.label))
             if lines:
-                high = (0.0, 1.0) if what == "force" and reading == "paired" else None
+                high = (0.0, 1.0) if what == "force" and reading != "relabelled" else None
                 panels.append(Panel(reading, "time (ps)", label, lines, y_log=what == "energy", y_range=high))
     if not panels:
         return None
     caption = (
         "Mean over trajectories. Relabelled: the potential's error where it went. Paired: the distance of two "
-        "trajectories from one start; at 0.71 they have nothing in common any more."
+        "trajectories from one start; at 0.71 they have nothing in common any more. Published: frame by frame against "
+        "the reference trajectory, which need not begin at the same place."
     )
     source = sources_of([run for run, _ in tested], DynamicsResult)
     return Figure("figure-violations", "Violations of the oracle", caption, panels, source)

@@ -74,11 +74,15 @@
         xanchor: "right", yanchor: across || rule.low ? "bottom" : "top", textangle: across ? 0 : -90
       };
     });
+    (spec.words || []).forEach(function (word) {
+      notes.push({ text: word.text, showarrow: false, font: { size: 12, color: muted }, xref: "x", yref: "y", x: word.x, y: word.y });
+    });
     return {
       width: box.width, height: box.height, margin: { l: 52, r: 10, t: 8, b: 44 }, showlegend: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, color: colour("$ink"), size: 12 },
-      xaxis: axis(spec.x, "x"), yaxis: axis(spec.y, "y"), shapes: shapes, annotations: notes,
+      xaxis: Object.assign(axis(spec.x, "x"), spec.bare ? { visible: false } : {}),
+      yaxis: Object.assign(axis(spec.y, "y"), spec.bare ? { visible: false, scaleanchor: "x" } : {}), shapes: shapes, annotations: notes,
       dragmode: coarse ? false : "zoom", hovermode: "closest",
       hoverlabel: { bgcolor: css("--ink"), bordercolor: css("--ink"), font: { color: css("--paper"), size: 12 } }
     };
