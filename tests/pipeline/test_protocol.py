@@ -128,7 +128,8 @@ def test_hydrogen_against_density(tmp_path: Path):
     order = ProtocolOrder(
         "warm-dense-hydrogen", [tmp_path / "emt"], tmp_path / "dense",
         ["densities=[0.04, 0.05]", "temperature=50", "timestep=0.5", "structure.duration=5",
-         "structure.equilibration=2", "dynamics.duration=20", "dynamics.equilibration=2", "dynamics.stride=1", "dynamics.replicas=1"],
+         "structure.equilibration=2", "dynamics.duration=20", "dynamics.equilibration=2", "dynamics.stride=1",
+         "dynamics.replicas=1"],
     )  # fmt: skip
     run_protocol(order, Silent())
     trials = ProtocolRecord.load(tmp_path / "dense").trials

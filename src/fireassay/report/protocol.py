@@ -156,7 +156,7 @@ def _radar(rows: Rows) -> Figure | None:
     words = [
         (1.16 * float(np.cos(a)), 1.16 * float(np.sin(a)), name) for a, name in zip(angles[:-1], spokes, strict=True)
     ]
-    panel = Panel("", "", "", series, square=True, x_range=(-1.5, 1.5), y_range=(-1.5, 1.5), words=words, bare=True)
+    panel = Panel("", "", "", series, square=True, x_range=(-2.0, 2.0), y_range=(-1.4, 1.4), words=words, bare=True)
     caption = (
         "Geometric means over all tasks, each relative to the best potential: the rim is the best, and a number twice "
         "as large lies half way in. The larger the area, the better all round."
