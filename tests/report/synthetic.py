@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fireassay.records import AssayRecord, ErrorTrajectory, RunRecord, environment, load_assay, write_text
 from fireassay.records.accuracy import AccuracyResult, Errors, SplitAccuracy
+from fireassay.records.dynamics import Diffusivity, Displacement, DynamicsResult, Mean, Vibrations, Violation
 from fireassay.records.landscape import Entropies, Entropy, LandscapeResult, LandscapeSetting, Lines
 from fireassay.records.probes import Curve, Probe, ProbesResult, StepScan
 from fireassay.records.run import BaselineRecord, DataRecord, IsolatedAtoms, TrainingRecord
@@ -30,12 +31,14 @@ from fireassay.records.stability import (
     SurvivalCurve,
     Times,
 )
+from fireassay.records.structure import Coordination, Distribution, StructureResult
+from fireassay.records.trajectories import Likeness, SampledFrom
 from fireassay.records.uncertainty import Calibration, Cost, Domain, Estimate, SplitUncertainty, UncertaintyResult
 from fireassay.report.sections import KINDS
 from fireassay.statistics.survival import kaplan_meier
 
 FRAMES = "f00d5eed00000001"  # of the training frames
-ASSAYS = ("metrics", "accuracy", "stability", "landscape", "probes", "uncertainty")
+ASSAYS = ("metrics", "accuracy", "stability", "structure", "dynamics", "landscape", "probes", "uncertainty")
 _MOLECULE = """
 N 1.89 0.04 2.23; C 2.52 0.11 0.99; N 3.81 0.47 1.00; C 4.44 0.55 -0.19; C 3.84 0.28 -1.41; C 2.50 -0.07 -1.41
 C 1.82 -0.13 -0.20; O 0.50 -0.52 -0.21; C -0.34 0.63 -0.06; C -1.78 0.16 -0.11; C -2.37 -0.17 -1.34
@@ -127,6 +130,8 @@ def write_run(
     makers = {
         "accuracy": _accuracy,
         "stability": _stability,
+        "structure": _structure,
+        "dynamics": _dynamics,
         "landscape": _landscape,
         "probes": _probes,
         "uncertainty": _uncertainty,
@@ -251,6 +256,69 @@ def _quantity(error: NDArray[np.float64], reference: NDArray[np.float64]) -> Err
         return Errors(n=0)
     kinds = _errors_of(error[known])
     return Errors(n=int(known.sum()), **kinds, **_normalised(error[known], reference[known]))
+
+
+_SAMPLED = SampledFrom(
+    start="5a3f", n_atoms=27, temperature=300.0, timestep=1.0, equilibration=1000.0, duration=5000.0,
+    thermostat="rescaling", replicas=5,
+)  # fmt: skip
+
+
+def _structure(folder: Path, character: Character, rng: np.random.Generator, labels: dict[str, Any]) -> None:
+    found = []
+    for kind, name, unit, high in (
+        ("rdf", "all", "Å", 10.0), ("rdf", "C-H", "Å", 10.0), ("angle", "H-C-H", "°", 180.0), ("bond", "C-H", "Å", 4.0),
+        ("gyration", "R_g", "Å", 6.0),
+    ):  # fmt: skip
+        x = (np.arange(60) + 0.5) * high / 60
+        theirs = np.exp(-0.5 * ((x - 0.4 * high) / (0.1 * high)) ** 2)
+        ours = np.exp(-0.5 * ((x - 0.42 * high) / (0.1 * high)) ** 2)
+        likeness = Likeness(wright=4.0, wright_error=0.5, wright_floor=1.0, r_chi=20.0, jensen_shannon=0.01,
+                            jensen_shannon_floor=0.002, hellinger=0.1, wasserstein=0.02 * high)  # fmt: skip
+        found.append(
+            Distribution(name=name, kind=kind, unit=unit, x=x, value=ours, error=0.05 * ours,
+                         references={"reference trajectory": theirs}, likeness={"reference trajectory": likeness})
+        )  # fmt: skip
+    result = StructureResult(
+        sampled_from=_SAMPLED, frames=2500, sampled=0.95, references={"reference trajectory": 1000},
+        distributions=found,
+        coordination=[Coordination(name="C-H", cutoff=1.5, value=1.0, error=0.01, references={"oracle": 1.1})],
+        failures=[], notes=["an example"],
+    )  # fmt: skip
+    _save(folder, "structure", character, {"stride": 10}, result)
+
+
+def _dynamics(folder: Path, character: Character, rng: np.random.Generator, labels: dict[str, Any]) -> None:
+    time = np.arange(0.0, 2500.0, 10.0)
+    frequency = np.linspace(0.0, 120.0, 200)
+    density = np.exp(-0.5 * ((frequency - 90) / 5) ** 2)
+    names = {"reference trajectory": 0.9}
+    violations = [
+        Violation(reading=reading, time=time, energy=1e-5 + 0 * time, force=0.1 + time / 5000, energy_mean=1e-5,
+                  cohesive_mean=1e-4, force_mean=0.3, decorrelation_time=900.0, frames=500)
+        for reading in ("relabelled", "paired", "published")
+    ]  # fmt: skip
+    result = DynamicsResult(
+        sampled_from=_SAMPLED, production="none", interval=10.0, sampled=1.0, references={"reference trajectory": 1000},
+        displacements=[
+            Displacement(name=name, time=time, value=1e-3 * time, error=1e-4 * time,
+                         references={other: share * 1e-3 * time for other, share in names.items()})
+            for name in ("C", "all")
+        ],
+        diffusivities=[Diffusivity(name="C", value=1.4e-5, error=2e-6, window_from=500.0, window_to=2000.0,
+                                   references={"reference trajectory": 1.37e-5},
+                                   reference_errors={"reference trajectory": None})],
+        deviation_time=time, deviation=np.sqrt(time) / 20,
+        deviation_references={"reference trajectory": np.sqrt(time) / 22},
+        vibrations=Vibrations(time=time, autocorrelation=np.cos(time / 50), frequency=frequency, density=density,
+                              references={"reference trajectory": density}, compared_to=100.0,
+                              likeness={"reference trajectory": Likeness(jensen_shannon=0.0, hellinger=0.0,
+                                                                         wasserstein=0.5)}),
+        pressure=Mean(value=1.0, error=0.1, references={}), temperature=Mean(value=300.0, error=3.0, references={}),
+        drift=0.01, fluctuation=0.05, violations=violations, failures=[], replica_steps_per_second=500.0,
+        seconds_per_atom_step=1e-4, peak_memory=700.0, notes=[],
+    )  # fmt: skip
+    _save(folder, "dynamics", character, {"stride": 10}, result)
 
 
 def _probes(folder: Path, character: Character, rng: np.random.Generator, labels: dict[str, Any]) -> None:

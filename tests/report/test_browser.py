@@ -80,7 +80,7 @@ def test_every_figure_is_drawn(browser: Browser) -> None:
     assert browser.run("document.querySelectorAll('figure .plot').length") >= 30
     assert browser.run(EMPTY) == []
     inked = browser.run(BLANK)
-    assert len(inked) == 2
+    assert len(inked) == 3  # the film, and two views of the errors
     assert min(inked) > 0.02
 
 
@@ -121,18 +121,37 @@ def test_the_legend_hides_a_potential(browser: Browser) -> None:
 
 
 def test_the_structure_turns_and_takes_other_colours(browser: Browser) -> None:
-    picture = "document.querySelector('.pane canvas').toDataURL()"
+    picture = "document.querySelector('#panes canvas').toDataURL()"
     first = browser.run(picture)
     browser.run(
-        "document.querySelector('.pane canvas').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
+        "document.querySelector('#panes canvas').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
     )
     turned = browser.run(picture)
     assert turned != first
     browser.run("document.querySelector('input[name=quantity][value=uncertainty]').click()")
     assert browser.run(picture) != turned
-    assert "predicted error" in browser.run("document.querySelector('.pane h4').textContent")
+    assert "predicted error" in browser.run("document.querySelector('#panes h4').textContent")
     browser.run("document.querySelector('input[name=split]').click()")
     assert browser.run("document.getElementById('colourbar').textContent").endswith("meV/Å, predicted error")
+    assert browser.complaints() == []
+
+
+def test_a_failure_is_played_and_scrubbed(browser: Browser) -> None:
+    picture = "document.getElementById('film').toDataURL()"
+    last = browser.run(picture)
+    assert browser.run("document.getElementById('film-time').textContent").endswith("0 fs before the end")
+    place = "const place = document.getElementById('film-place'); place.value = 0;"
+    browser.run(f"(() => {{ {place} place.dispatchEvent(new Event('input')); }})()")
+    assert browser.run(picture) != last
+    assert not browser.run("document.getElementById('film-time').textContent").startswith("0 fs")
+    browser.run("document.getElementById('film-play').click()")
+    assert browser.run("document.getElementById('film-play').textContent") == "Pause"
+    browser.run("document.getElementById('film-play').click()")
+    assert browser.run("document.getElementById('film-play').textContent") == "Play"
+    note = "document.getElementById('film-note').textContent"
+    before = browser.run(note)
+    browser.run("document.querySelectorAll('input[name=film]')[1].click()")
+    assert browser.run(note) != before
     assert browser.complaints() == []
 
 

@@ -16,7 +16,7 @@ from fireassay.records.stability import StabilityResult
 from fireassay.records.uncertainty import UncertaintyResult
 from fireassay.report.runs import load_runs, split_names
 from fireassay.report.sections import KINDS
-from report.synthetic import NEQUIP, write_run, write_study
+from report.synthetic import ASSAYS, NEQUIP, write_run, write_study
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def _load(*folders: Path):
 
 def test_every_record_has_a_source_with_path_hash_and_command(run: Path) -> None:
     (loaded,) = _load(run)
-    assert set(loaded.sources) == {"run", "metrics", "accuracy", "stability", "landscape", "probes", "uncertainty"}
+    assert set(loaded.sources) == {"run", *ASSAYS}
     source = loaded.sources["accuracy"]
     assert source.path == "../runs/nequip/assays/accuracy.json"
     assert source.sha256 == hashlib.sha256((run / "assays" / "accuracy.json").read_bytes()).hexdigest()

@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 from ase.data import atomic_masses
 
-from fireassay.config import Config
+from fireassay.assays import ASSAYS
+from fireassay.config import Config, overridden, resolved
 from fireassay.data.molecules import formula
 from fireassay.data.readers import Source, read
 from fireassay.data.structure import Structure
@@ -27,6 +28,7 @@ from fireassay.records.provenance import environment
 from fireassay.records.run import RunRecord
 from fireassay.report.page import write_report
 from fireassay.report.protocol import chapter
+from fireassay.settings import validated
 
 AMU_PER_CUBIC_ANGSTROM: Final = 1.66053906660  # g/cm^3
 
@@ -39,8 +41,9 @@ def _nobody(text: str) -> None:
 class ProtocolOrder:
     """Which protocol, of which run folders, into which folder.
 
-    `overrides` are temperature=K and timestep=fs, which hold for every task, densities=[...] for hydrogen, and settings
-    of assays such as structure.replicas=3. `oracle` is a calculator that is taken for the truth.
+    `overrides` are temperature=K and timestep=fs, which hold for every task, densities=[...] for hydrogen, settings of
+    assays such as structure.replicas=3, and data.KEY=..., such as test splits that a run was not trained with. `oracle`
+    is a calculator that is taken for the truth.
     """
 
     name: str
@@ -93,12 +96,15 @@ def run_protocol(order: ProtocolOrder, progress: Progress) -> Path:
     if len(set(names)) < len(names):
         raise InputError(f"run folders {names} have equal names; rename one")
     protocol, wishes = PROTOCOLS[order.name], _wishes(order)
+    _check_overrides(order)
     trials: list[Trial] = []
     notes: list[str] = []
     for run in order.runs:
         config = folders.stored_config(run)
         if config is None:
             raise InputError(f"{run} has no {folders.CONFIG}; name a run folder that a training or an assay wrote")
+        placed = [o for o in order.overrides if _name(o).startswith("data.")]
+        config = validated(Config, overridden(resolved(config), placed), "the overrides")
         for task in protocol.tasks(config, wishes):
             folder = order.folder / "runs" / f"{run.name}-{_slug(task.name)}"
             order.tell(f"{run.name}: {task.name}")
@@ -202,6 +208,17 @@ def _epochs(runs: Sequence[Path]) -> dict[str, float]:
         if record is not None and record.training is not None and record.training.epochs:
             found[run.name] = record.training.seconds / record.training.epochs
     return found
+
+
+def _check_overrides(order: ProtocolOrder) -> None:
+    """Raises InputError for an override that means nothing here."""
+    known = ["temperature", "timestep", "densities", "data", *ASSAYS]
+    for override in order.overrides:
+        head = _name(override).split(".")[0]
+        if head not in known:
+            raise InputError(
+                f"{override!r} sets nothing in a protocol{nearest(head, known)}; known are {', '.join(known)}"
+            )
 
 
 def _name(override: str) -> str:

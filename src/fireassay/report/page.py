@@ -26,7 +26,7 @@ from fireassay.report.criteria import Criteria
 from fireassay.report.figures import Figure
 from fireassay.report.methods import Methods, all_sources, methods
 from fireassay.report.runs import Run, load_runs
-from fireassay.report.sections import KINDS, SECTIONS, atoms, generic, of_study, training
+from fireassay.report.sections import KINDS, SECTIONS, atoms, films, generic, of_study, training
 from fireassay.report.sections.chapter import Chapter
 from fireassay.report.study import Study
 from fireassay.report.style import GRID, INK, LOOKS, MUTED
@@ -104,6 +104,7 @@ def render(
         "report.html.j2",
         [figure for chapter in chapters for figure in chapter.figures],
         viewer,
+        films.films(runs),
         title=title or _title(runs),
         runs=runs,
         chapters=chapters,
@@ -135,6 +136,7 @@ def render_data(
         "data.html.j2",
         [figure for chapter in chapters for figure in chapter.figures],
         {},
+        {},
         title=title,
         runs=[Subject(index, label) for index, label in enumerate(subjects)],
         chapters=chapters,
@@ -145,7 +147,9 @@ def render_data(
     )
 
 
-def _rendered(template: str, figures: Sequence[Figure], viewer: dict[str, Any], **values: Any) -> str:
+def _rendered(
+    template: str, figures: Sequence[Figure], viewer: dict[str, Any], movies: dict[str, Any], **values: Any
+) -> str:
     environment = Environment(loader=FunctionLoader(_part), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["spaced"] = spaced
@@ -154,11 +158,13 @@ def _rendered(template: str, figures: Sequence[Figure], viewer: dict[str, Any], 
     data = {
         "figures": {figure.id: interactive.plots(figure) for figure in figures},
         "viewer": viewer,
+        "films": movies,
         "looks": {theme: _palette(theme) for theme in ("light", "dark")},
     }
     return environment.get_template(template).render(
         looks=LOOKS,
         viewer=viewer,
+        films=movies,
         alt=alternative_text,
         policy=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
         style=Markup(_part("style.css")),

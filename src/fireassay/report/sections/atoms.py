@@ -168,7 +168,7 @@ def _viewer(runs: Sequence[Run], views: Sequence[View]) -> dict[str, Any]:
                 "note": view.note,
                 "symbols": [symbol(int(z)) for z in view.numbers],
                 "radii": rounded(covalent_radii[np.clip(view.numbers, 0, len(covalent_radii) - 1)], 3),
-                "colours": [_hex(int(z)) for z in view.numbers],
+                "colours": [element_colour(int(z)) for z in view.numbers],
                 "positions": [rounded(row, 5) for row in centred @ axes.T],
                 "bonds": bonds(view.numbers, view.positions).tolist(),
                 "values": {q: {str(i): rounded(1000 * v, 4) for i, v in p.items()} for q, p in view.values.items()},
@@ -185,7 +185,8 @@ def _viewer(runs: Sequence[Run], views: Sequence[View]) -> dict[str, Any]:
     }
 
 
-def _hex(number: int) -> str:
+def element_colour(number: int) -> str:
+    """The colour of an element as #rrggbb, that of Jmol."""
     red, green, blue = (round(255 * float(c)) for c in jmol_colors[min(max(number, 0), len(jmol_colors) - 1)])
     return f"#{red:02x}{green:02x}{blue:02x}"
 

@@ -21,6 +21,7 @@ Molecule.prototype.draw = function () {
   for (i = 0; i < points.length; i++) reach = Math.max(reach, Math.hypot(points[i][0], points[i][1], points[i][2]));
   var wide = 1, high = 1;
   for (i = 0; i < points.length; i++) { wide = Math.max(wide, Math.abs(points[i][0])); high = Math.max(high, Math.abs(points[i][1])); }
+  if (this.structure.size) { wide = this.structure.size[0]; high = this.structure.size[1]; reach = Math.max(wide, high); }
   var fit = Math.min(width / 2 / (Math.max(wide, 0.86 * reach) + 1), height / 2 / (Math.max(high, 0.6 * reach) + 1));
   var scale = fit * this.view.zoom;
   var place = points.map(function (p) {

@@ -203,8 +203,44 @@
   }
   document.querySelectorAll(".controls input").forEach(function (input) { input.addEventListener("change", structures); });
 
+  /* ---- trajectories that failed, played */
+  var film = { canvas: document.getElementById("film"), at: 0, timer: 0, view: Molecule.start(), shown: null };
+  function filmFrame() {
+    if (!film.canvas) return;
+    var f = film.shown, bond = theme() === "dark" ? "#5a6270" : "#9aa0a9", edge = theme() === "dark" ? "rgba(0,0,0,.55)" : "rgba(20,20,30,.45)";
+    f.positions = f.frames[film.at];
+    film.molecule.show(f, f.colours.map(function (c, i) { return f.atoms.indexOf(i) < 0 ? c : "#c026d3"; }), film.view, { bond: bond, edge: edge });
+    film.molecule.draw();
+    var last = f.steps[f.steps.length - 1], step = f.steps[film.at];
+    document.getElementById("film-place").value = film.at;
+    document.getElementById("film-time").textContent = number(step * f.timestep / 1000) + " ps, " + number((last - step) * f.timestep) + " fs before the end";
+  }
+  function filmPlay(on) {
+    var button = document.getElementById("film-play");
+    clearInterval(film.timer);
+    button.textContent = on ? "Pause" : "Play"; button.setAttribute("aria-pressed", String(on));
+    if (on) film.timer = setInterval(function () { film.at = (film.at + 1) % film.shown.frames.length; filmFrame(); }, 180);
+  }
+  function filmShow() {
+    if (!film.canvas) return;
+    film.shown = data.films.films[Number(chosen("film")[0])];
+    film.at = film.shown.frames.length - 1;
+    document.getElementById("film-place").max = film.at;
+    document.getElementById("film-note").textContent = film.shown.label + ": " + film.shown.note + ".";
+    filmFrame();
+  }
+  if (film.canvas) {
+    film.molecule = new Molecule(film.canvas, filmFrame);
+    film.molecule.listen(document.getElementById("tip"), function (atom) { return film.shown.symbols[atom] + atom; });
+    document.getElementById("film-play").addEventListener("click", function () { filmPlay(this.getAttribute("aria-pressed") !== "true"); });
+    document.getElementById("film-place").addEventListener("input", function () { filmPlay(false); film.at = Number(this.value); filmFrame(); });
+    document.querySelectorAll("input[name=film]").forEach(function (input) {
+      input.addEventListener("change", function () { filmPlay(false); filmShow(); });
+    });
+  }
+
   /* ---- theme, size, print, place in the page */
-  function repaint() { drawAll(); structures(); }
+  function repaint() { drawAll(); structures(); if (film.canvas) filmFrame(); }
   document.getElementById("theme").addEventListener("click", function () {
     root.dataset.theme = theme() === "dark" ? "light" : "dark";
     try { localStorage.setItem("fireassay-theme", root.dataset.theme); } catch (error) { /* a page from disk may have no storage */ }
@@ -239,6 +275,7 @@
     document.querySelectorAll("main > section").forEach(function (section) { watcher.observe(section); });
   }
   structures();
+  filmShow();
   openTarget();
   drawInTurn(0);
 })();
