@@ -274,6 +274,7 @@ def assay(
     oracle: Annotated[
         str | None, typer.Option(help="A calculator that is taken for the truth, for assays that need one.")
     ] = None,
+    oracle_python: Annotated[str | None, typer.Option(help="Run the oracle in this interpreter.")] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard what the folder holds of another potential file or calculator.")
     ] = False,
@@ -298,6 +299,7 @@ def assay(
             config=config,
             own=own or (),
             oracle=oracle,
+            oracle_python=oracle_python,
             restart=restart,
             tell=_tell,
         )
@@ -370,6 +372,7 @@ def protocol(
     oracle: Annotated[
         str | None, typer.Option(help="A calculator that is taken for the truth, as package.module:Class(key=value).")
     ] = None,
+    oracle_python: Annotated[str | None, typer.Option(help="Run the oracle in this interpreter.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Put potentials through a published protocol: every task of every run, and one report.
@@ -387,7 +390,13 @@ def protocol(
         given = runs or []
         folders = [Path(run) for run in given if "=" not in run]
         order = ProtocolOrder(
-            name, folders, output or Path("protocols") / name, [o for o in given if "=" in o], oracle, _tell
+            name,
+            folders,
+            output or Path("protocols") / name,
+            [o for o in given if "=" in o],
+            oracle,
+            oracle_python,
+            _tell,
         )
         typer.echo(f"report: {run_protocol(order, _progress(quiet))}")
 

@@ -36,7 +36,7 @@ def test_every_record_has_a_source_with_path_hash_and_command(run: Path) -> None
     assert source.sha256 == hashlib.sha256((run / "assays" / "accuracy.json").read_bytes()).hexdigest()
     assert source.arrays_sha256 == hashlib.sha256((run / "assays" / "accuracy.npz").read_bytes()).hexdigest()
     assert source.command == "fireassay assay nequip accuracy"
-    assert len({s.id for s in loaded.sources.values()}) == 7
+    assert len({s.id for s in loaded.sources.values()}) == 9
 
 
 def test_splits_come_coolest_first_whatever_their_names(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from fireassay.simulation.criteria import (
 )
 from fireassay.simulation.integrators import Langevin, Noise, VelocityVerlet
 from fireassay.simulation.observers import LastFrames, Recorder
-from fireassay.simulation.run import Simulation, simulate
+from fireassay.simulation.run import Renewal, Simulation, simulate
 from fireassay.simulation.state import State, from_structures, generators, maxwell_boltzmann, replicate
 from fireassay.simulation.thermostats import Berendsen, NoseHooverChain, VelocityRescaling
 from toys import Pair
@@ -411,3 +411,65 @@ def test_a_calculation_that_fails_ends_its_replica_and_says_why(tmp_path):
     assert (failure.replica, failure.criterion, failure.step) == (1, "calculation_failed", 5)
     assert failure.message == "SCF: not converged"
     assert run.state.n_replicas == 3
+
+
+def short_lived(stop: int | None = None):
+    """Fast replicas of free water, each of which ends within a few steps by its temperature or a bond."""
+
+    class Stopping(Free):
+        def predict(self, graph, forces=True, stress=False):
+            if stop is not None and self.calls + 1 == stop:
+                raise KeyboardInterrupt
+            return super().predict(graph, forces, stress)
+
+    return Stopping()
+
+
+def renewed_run(checkpoint: Path | None = None, stop: int | None = None, times: int = 3, n_steps: int = 60):
+    state = maxwell_boltzmann(at_rest(4), 3000.0, generators(0, 4))
+    bonds = bond_criterion([water()] * 4, state, None, 0.35)
+    assert bonds is not None
+    recorder = Recorder(1, ("positions",))
+    chain = NoseHooverChain(1.0, 3000.0, 100.0)
+    renewal = Renewal(state, 3000.0, 5, times)
+    run = simulate(
+        short_lived(stop), state, chain, n_steps, criteria=[bonds], observers=[recorder], renewal=renewal,
+        checkpoint=checkpoint, every=0.0,
+    )  # fmt: skip
+    return run, recorder.arrays()["positions"]
+
+
+def test_failed_replicas_begin_anew_until_they_have_done_so_often_enough(tmp_path: Path):
+    run, seen = renewed_run()
+    lives: dict[int, list[int]] = {}
+    for failure in run.failures:
+        lives.setdefault(failure.replica, []).append(failure.step)
+        assert failure.time == failure.step * 1.0
+    ended = [replica for replica, ages in lives.items() if len(ages) == 4]
+    assert ended, "some replica has used up its lives"
+    assert all(replica not in run.state.replica.tolist() for replica in ended)
+    for replica, ages in lives.items():
+        assert sum(ages) <= 60
+        step = 0
+        for age in ages[:-1] if replica in ended else ages:
+            step += age
+            if step < 60:  # one step after the start, where all replicas begin
+                away = seen[step + 1, 3 * replica : 3 * replica + 3] - water().positions
+                assert np.abs(away).max() < 0.2
+        assert len(set(ages)) > 1 or len(ages) < 3, "each life has its own velocities"
+    alone, _ = renewed_run(times=0)
+    assert {f.replica: f.step for f in reversed(run.failures)} == {f.replica: f.step for f in alone.failures} | {
+        f.replica: f.step for f in reversed(run.failures) if f.replica not in {g.replica for g in alone.failures}
+    }
+
+
+def test_an_interrupted_run_whose_replicas_begin_anew_resumes_to_the_same_bits(tmp_path: Path):
+    whole, seen = renewed_run()
+    file = tmp_path / "run.npz"
+    with pytest.raises(KeyboardInterrupt):
+        renewed_run(file, stop=40)
+    resumed, again = renewed_run(file)
+    assert resumed.failures == whole.failures
+    assert np.array_equal(seen, again, equal_nan=True)
+    assert torch.equal(resumed.state.velocities, whole.state.velocities)
+    assert torch.equal(resumed.state.forces, whole.state.forces)

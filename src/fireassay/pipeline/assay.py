@@ -50,7 +50,8 @@ class Request:
     `assays` are names of `ASSAYS`, by default those that the configuration lists; `own` are assays of the user, as
     package.module:NAME. `overrides` are `ASSAY.key=value`, `data.key=value`, and device, dtype and threads. A folder
     that is new is made for a `potential` file or an ASE `calculator`, in another interpreter where `python` names one;
-    data and settings then come from `config`. With `restart` what the folder holds of such a potential is discarded
+    data and settings then come from `config`. `oracle` is a calculator that is taken for the truth, in another
+    interpreter where `oracle_python` names one. With `restart` what the folder holds of such a potential is discarded
     first. `tell` hears of what was left out, and why.
     """
 
@@ -63,6 +64,7 @@ class Request:
     config: str | None = None
     own: Sequence[str] = ()
     oracle: str | None = None
+    oracle_python: str | None = None
     restart: bool = False
     tell: Callable[[str], None] = field(default=_nobody)
 
@@ -86,6 +88,8 @@ def run_assays(request: Request, progress: Progress) -> list[Path]:
         raise InputError(f"{request.folder} is not a run folder; {_FIRST}")
     if request.python is not None and request.calculator is None:
         raise InputError("--python is for a calculator; name it with --calculator")
+    if request.oracle_python is not None and request.oracle is None:
+        raise InputError("--oracle-python is for an oracle; name it with --oracle")
     with owned(request.folder), contextlib.ExitStack() as stack:
         if request.restart:
             _restart(request)
@@ -95,7 +99,10 @@ def run_assays(request: Request, progress: Progress) -> list[Path]:
         if isinstance(predictor, WorkerPredictor):
             stack.enter_context(predictor)
         material = read_material(config.data, config.seed)
-        subject = _subject(request, config, predictor, material, device, progress)
+        oracle = None if request.oracle is None else _calculator(request.oracle, request.oracle_python)
+        if isinstance(oracle, WorkerPredictor):
+            stack.enter_context(oracle)
+        subject = _subject(request, config, predictor, oracle, material, device, progress)
         use_threads(config, request.tell)
         chosen = {name: ASSAYS[name] for name in request.assays or (() if own else config.assays)} | own
         return _run(request, subject, chosen, settings, material, config)
@@ -221,13 +228,13 @@ def _subject(
     request: Request,
     config: Config,
     predictor: Predictor,
+    oracle: Predictor | None,
     material: Material,
     device: torch.device,
     progress: Progress,
 ) -> Subject:
     errors = request.folder / "errors.npz"
     record = RunRecord.load(request.folder) if (request.folder / "run.json").exists() else None
-    oracle = None if request.oracle is None else CalculatorPredictor(calculator_of(request.oracle))
     return Subject(
         predictor=predictor,
         name=record.name if record is not None else config.name,

@@ -51,6 +51,7 @@ class ProtocolOrder:
     folder: Path
     overrides: Sequence[str] = ()
     oracle: str | None = None
+    oracle_python: str | None = None
     tell: Callable[[str], None] = field(default=_nobody)
 
 
@@ -187,6 +188,7 @@ def _run(
             python=python or None,
             config=str(source),
             oracle=order.oracle,
+            oracle_python=order.oracle_python,
             tell=order.tell,
         )
         try:

@@ -46,8 +46,8 @@ from fireassay.simulation.criteria import (
 )
 from fireassay.simulation.ensemble import COMPRESSIBILITY, Barostat, Pressing, Thermostat, integrator
 from fireassay.simulation.integrators import Ramp, Target
-from fireassay.simulation.relax import relax
-from fireassay.simulation.run import simulate
+from fireassay.simulation.relax import Method, relax
+from fireassay.simulation.run import Renewal, simulate
 from fireassay.simulation.state import State, from_structures, generators, maxwell_boltzmann, to_structures
 from fireassay.simulation.trajectory import Thermodynamics, TrajectoryWriter
 from fireassay.units import GIGAPASCAL
@@ -81,7 +81,10 @@ class SimulationSettings(Settings):
     fixed: tuple[int | str, ...] = Field(
         default=(), description="atoms that do not move, by index from 0 or by element, as [0, 1] or [Cu]"
     )
-    relax: bool = Field(default=False, description="relax the positions first")
+    relax: Literal["none", "positions", "cell"] = Field(
+        default="none", description="relax the positions first, or positions and cell at the first pressure"
+    )
+    relax_method: Method = Field(default="lbfgs", description="lbfgs or fire")
     relax_force_limit: float = Field(default=0.01, gt=0, description="eV/Å")
     stride: int = Field(default=10, ge=1, description="steps between frames, and between rows of thermo.csv")
     format: Literal["xyz", "traj", "h5"] = Field(
@@ -95,6 +98,9 @@ class SimulationSettings(Settings):
     )
     energy_jump: float | None = Field(
         default=1.0, gt=0, description="eV/atom, end one whose total energy changes by more within a step"
+    )
+    replace_failed: int = Field(
+        default=0, ge=0, description="how often a trajectory that has ended begins anew, with other velocities"
     )
     skin: float = Field(default=1.0, gt=0, description="Å, how far beyond the cutoff neighbours are kept")
     max_edges: int = Field(default=20_000, ge=1, description="edges of one force call")
@@ -299,6 +305,7 @@ def _run(
             reach=settings.closest_approach or 0.0,
             max_edges=settings.max_edges,
             stress=bool(settings.stress),
+            renewal=_renewal(settings, state),
             progress=progress,
             checkpoint=folder / CHECKPOINT,
             every=settings.checkpoint_every,
@@ -327,6 +334,13 @@ def _run(
     ).save(folder)  # fmt: skip
 
 
+def _renewal(settings: SimulationSettings, state: State) -> Renewal | None:
+    if settings.replace_failed == 0:
+        return None
+    first = settings.temperature[0] if isinstance(settings.temperature, tuple) else settings.temperature
+    return Renewal(state, first, settings.seed + 7, settings.replace_failed)
+
+
 def _target(value: Value, n_steps: int, unit: float = 1.0) -> Target:
     if isinstance(value, tuple):
         return Ramp(value[0] * unit, value[1] * unit, n_steps)
@@ -342,11 +356,15 @@ def _state(
 ) -> State:
     fixed = [_fixed(s, settings.fixed) for s in starts] if settings.fixed else None
     state = from_structures(starts, device=device, fixed=fixed)
-    if settings.relax:
-        done = relax(predictor, state, force_limit=settings.relax_force_limit, max_steps=2000, progress=progress)
+    if settings.relax != "none":
+        first = settings.pressure[0] if isinstance(settings.pressure, tuple) else settings.pressure
+        done = relax(
+            predictor, state, force_limit=settings.relax_force_limit, max_steps=2000, method=settings.relax_method,
+            cell=settings.relax == "cell", pressure=first * GIGAPASCAL, progress=progress,
+        )  # fmt: skip
         if done.failures:
             raise InputError(
-                f"the relaxation of the start failed: {next(iter(done.failures.values()))}; set relax=false"
+                f"the relaxation of the start failed: {next(iter(done.failures.values()))}; set relax=none"
             )
         relaxed = [
             replace(s, provenance=start.provenance) for s, start in zip(to_structures(done.state), starts, strict=True)

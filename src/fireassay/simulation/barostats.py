@@ -16,7 +16,7 @@ cell, velocities its inverse, so that phase space is not compressed. Only the ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -129,6 +129,9 @@ class CellRescaling:
             positions=torch.bmm(state.positions.unsqueeze(1), grown.index_select(0, state.structure)).squeeze(1),
             velocities=torch.bmm(state.velocities.unsqueeze(1), inverse).squeeze(1),
         )
+
+    def forget(self, replicas: Sequence[int]) -> None:
+        """Nothing is kept."""
 
     def checkpoint(self) -> dict[str, Tensor]:
         """Both kinds of noise."""

@@ -51,6 +51,10 @@ class Integrator(Protocol):
         """The state after time step number `step`, counted from 0."""
         ...
 
+    def forget(self, replicas: Sequence[int]) -> None:
+        """These replicas, by their numbers at the start, have begun anew: what was kept of them is no more."""
+        ...
+
     def checkpoint(self) -> dict[str, Tensor]:
         """What an exact resume needs beside the state."""
         ...
@@ -207,6 +211,9 @@ class VelocityVerlet:
         """One step of velocity Verlet."""
         return velocity_verlet_step(state, forces, self.timestep)
 
+    def forget(self, replicas: Sequence[int]) -> None:
+        """Nothing is kept."""
+
     def checkpoint(self) -> dict[str, Tensor]:
         """Nothing: the state is all."""
         return {}
@@ -234,6 +241,9 @@ class Langevin:
         """One step of BAOAB."""
         noise = self.noise.at(step, state)
         return langevin_step(state, forces, self.timestep, target_at(self.temperature, step), self.friction, noise)
+
+    def forget(self, replicas: Sequence[int]) -> None:
+        """Nothing is kept."""
 
     def checkpoint(self) -> dict[str, Tensor]:
         """The noise."""

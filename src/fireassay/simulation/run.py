@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from fireassay.simulation.criteria import Criterion, Failure, Moment, NotFinite,
 from fireassay.simulation.forces import Forces
 from fireassay.simulation.integrators import Integrator, Ramp
 from fireassay.simulation.observers import Observer
-from fireassay.simulation.state import State, kinetic_energy, select
+from fireassay.simulation.state import State, kinetic_energy, maxwell_boltzmann, select, sizes
 
 _ATOMS_SHOWN = 16  # per failure in a checkpoint and in results
 
@@ -44,6 +44,19 @@ class Simulation(NamedTuple):
     rebuilds: int
 
 
+class Renewal(NamedTuple):
+    """Failed replicas begin anew: at their start, with velocities at `temperature` K, at most `times` times each.
+
+    Velocities depend on the seed, the replica and how often it has begun, and on nothing else. Translation and rotation
+    of molecules are at rest as by `maxwell_boltzmann`.
+    """
+
+    start: State
+    temperature: float
+    seed: int
+    times: int
+
+
 @dataclass(frozen=True)
 class _Cursor:
     """All that changes from step to step, replaced as one, so that an interruption finds no half-made step."""
@@ -54,6 +67,7 @@ class _Cursor:
     failures: tuple[Failure, ...]
     criteria: tuple[Criterion, ...]
     replica_steps: int
+    births: Tensor  # (replicas at the start, 2) int64: the step at which each last began, and how often it did anew
 
 
 def simulate(
@@ -68,6 +82,7 @@ def simulate(
     reach: float = 0.0,
     max_edges: int | None = None,
     stress: bool = False,
+    renewal: Renewal | None = None,
     progress: Progress | None = None,
     description: str = "molecular dynamics",
     checkpoint: Path | None = None,
@@ -81,6 +96,9 @@ def simulate(
     edges go at least, for criteria on distances; `max_edges` bounds the memory of one call of the potential. `stress`
     asks for stress at every step, for observers; an integrator that needs it has it anyway.
 
+    With `renewal` a failed replica begins anew in its place instead, so that the batch stays full; its failures count
+    steps and time from its last beginning.
+
     With `checkpoint` (a file) the run is saved every `every` seconds and when it is interrupted; called again with
     the same arguments it goes on where it was and ends with the same numbers, bit for bit, as an uninterrupted run.
     The file is removed at the end.
@@ -90,7 +108,7 @@ def simulate(
     progress = progress or Silent()
     forces = Forces(predictor, skin=skin, reach=reach, max_edges=max_edges, stress=stress or integrator.needs_stress)
     forces.check(state)
-    identity = _identity(predictor, state, integrator, n_steps)
+    identity = _identity(predictor, state, integrator, n_steps, renewal)
     all_criteria = (NotFinite(), *criteria)
     cursor, spent = None, 0.0
     began = time.perf_counter()
@@ -104,7 +122,7 @@ def simulate(
     progress.start(description, n_steps, cursor.step)
     try:
         while cursor.step < n_steps and cursor.state.n_replicas:
-            cursor = _advance(cursor, integrator, forces, observers)
+            cursor = _advance(cursor, integrator, forces, observers, renewal)
             now = time.perf_counter()
             if now - shown_at > 0.2 or cursor.step == n_steps:
                 progress.advance(cursor.step - shown, _note(cursor))
@@ -144,16 +162,27 @@ def _started(
     """Step 0: with forces, seen by the observers, without the replicas that have none."""
     _begin(observers, state, n_steps, integrator.timestep)
     state = integrator.begin(state, forces)
-    start = _Cursor(0, state, kinetic_energy(state), (), criteria, 0)
+    births = torch.zeros((state.n_replicas, 2), dtype=torch.int64)
+    start = _Cursor(0, state, kinetic_energy(state), (), criteria, 0, births)
     return _judged(start, start, (NotFinite(),), integrator.timestep, forces, observers)
 
 
-def _advance(cursor: _Cursor, integrator: Integrator, forces: Forces, observers: Sequence[Observer]) -> _Cursor:
+def _advance(
+    cursor: _Cursor, integrator: Integrator, forces: Forces, observers: Sequence[Observer], renewal: Renewal | None
+) -> _Cursor:
     before = cursor.state
     state = integrator.step(before, forces, cursor.step)
     steps = cursor.replica_steps + before.n_replicas
-    after = _Cursor(cursor.step + 1, state, kinetic_energy(state), cursor.failures, cursor.criteria, steps)
-    return _judged(cursor, after, cursor.criteria, integrator.timestep, forces, observers)
+    after = _Cursor(
+        cursor.step + 1, state, kinetic_energy(state), cursor.failures, cursor.criteria, steps, cursor.births
+    )
+    found = _judged(cursor, after, cursor.criteria, integrator.timestep, forces, observers, renewal)
+    if not torch.equal(found.births, cursor.births):
+        begun = (found.births[:, 0] == found.step).nonzero().flatten().tolist()
+        integrator.forget(begun)
+        state = forces(found.state)
+        found = replace(found, state=state, kinetic=kinetic_energy(state))
+    return found
 
 
 def _judged(
@@ -163,8 +192,12 @@ def _judged(
     timestep: float,
     forces: Forces,
     observers: Sequence[Observer],
+    renewal: Renewal | None = None,
 ) -> _Cursor:
-    """The cursor after a step, seen by the observers, without the replicas that break one of the criteria."""
+    """The cursor after a step, seen by the observers, without the replicas that break one of the criteria.
+
+    Those that begin anew are at their start, without forces.
+    """
     assert forces.graph is not None
     assert forces.length is not None
     state, kinetic = after.state, after.kinetic
@@ -175,10 +208,35 @@ def _judged(
         observer.see(state, after.step, failed)
     if not failed:
         return after
-    keep = ~torch.isin(state.replica, torch.tensor(failed, device=state.replica.device))
+    births = after.births.clone()
+    aged = [f._replace(step=age, time=age * timestep) for f in new for age in [after.step - int(births[f.replica, 0])]]
+    again = [r for r in failed if renewal is not None and int(births[r, 1]) < renewal.times]
+    if renewal is not None and again:
+        births[again, 0], births[again, 1] = after.step, births[again, 1] + 1
+        state = _renewed(state, again, births, renewal)
+    gone = [r for r in failed if r not in again]
+    keep = ~torch.isin(state.replica, torch.tensor(gone, dtype=torch.int64, device=state.replica.device))
     state, kinetic = select(state, keep), kinetic[keep]
-    left = tuple(criterion.among(state) for criterion in after.criteria)
-    return _Cursor(after.step, state, kinetic, (*after.failures, *new), left, after.replica_steps)
+    left = tuple(criterion.among(state) for criterion in after.criteria) if gone else after.criteria
+    return _Cursor(after.step, state, kinetic, (*after.failures, *aged), left, after.replica_steps, births)
+
+
+def _renewed(state: State, replicas: Sequence[int], births: Tensor, renewal: Renewal) -> State:
+    """The state with some replicas at their start again, with new velocities; their forces are stale."""
+    words = [[renewal.seed, replica, int(births[replica, 1])] for replica in replicas]
+    seeds = [np.random.SeedSequence(word).generate_state(1, np.uint64)[0] for word in words]
+    draws = [torch.Generator().manual_seed(int(seed >> np.uint64(1))) for seed in seeds]
+    device = state.replica.device
+    chosen = torch.tensor(replicas, device=device)
+    fresh = select(renewal.start, torch.isin(renewal.start.replica, chosen))
+    alone = bool((sizes(fresh) == 1).any())
+    fresh = maxwell_boltzmann(fresh, renewal.temperature, draws, translation=alone)
+    atoms = torch.isin(state.replica, chosen).index_select(0, state.structure)
+    positions, velocities = state.positions.clone(), state.velocities.clone()
+    positions[atoms], velocities[atoms] = fresh.positions, fresh.velocities
+    cell = state.cell.clone()
+    cell[torch.isin(state.replica, chosen)] = fresh.cell
+    return state._replace(positions=positions, velocities=velocities, cell=cell)
 
 
 def _note(cursor: _Cursor) -> str:
@@ -191,10 +249,11 @@ def _begin(observers: Sequence[Observer], state: State, n_steps: int, timestep: 
         observer.begin(state, n_steps, timestep)
 
 
-def _identity(predictor: Predictor, state: State, integrator: Integrator, n_steps: int) -> str:
-    """A fingerprint of the potential's weights, the start, and the integrator's numbers."""
+def _identity(predictor: Predictor, state: State, integrator: Integrator, n_steps: int, renewal: Renewal | None) -> str:
+    """A fingerprint of the potential's weights, the start, the integrator's numbers, and how replicas begin anew."""
     numbers = {name: value for name, value in vars(integrator).items() if isinstance(value, int | float | Ramp)}
-    digest = hashlib.sha256(f"{type(integrator).__name__} {sorted(numbers.items())} {n_steps}".encode())
+    words = f"{type(integrator).__name__} {sorted(numbers.items())} {n_steps}"
+    digest = hashlib.sha256(f"{words} {None if renewal is None else renewal[1:]}".encode())
     tensors = [state.atomic_numbers, state.positions, state.velocities, state.cell, state.pbc]
     tensors += [value for value in (state.charge, state.spin, state.fixed) if value is not None]
     if isinstance(predictor, torch.nn.Module):
@@ -213,9 +272,9 @@ def _save(
     forces: Forces,
     seconds: float,
 ) -> None:
-    content: dict[str, Any] = {"identity": identity, "version": 2, "step": cursor.step, "seconds": seconds}
+    content: dict[str, Any] = {"identity": identity, "version": 3, "step": cursor.step, "seconds": seconds}
     content |= {"force_seconds": forces.seconds, "replica_steps": cursor.replica_steps}
-    content |= {"rebuilds": forces.neighbours.rebuilds}
+    content |= {"rebuilds": forces.neighbours.rebuilds, "births": cursor.births.numpy()}
     tensors = {f"state.{name}": value for name, value in cursor.state._asdict().items() if value is not None}
     tensors |= {f"integrator.{name}": value for name, value in integrator.checkpoint().items()}
     for number, observer in enumerate(observers):
@@ -236,7 +295,7 @@ def _save(
 
 def _load(path: Path, identity: str) -> dict[str, NDArray]:
     saved = read_arrays(path)
-    if str(saved.get("identity")) != identity or int(saved.get("version", np.array(0))) != 2:
+    if str(saved.get("identity")) != identity or int(saved.get("version", np.array(0))) != 3:
         raise InputError(
             f"{path} was left by another run (other potential, start, time step or length); "
             "remove it to start afresh, or choose another folder"
@@ -281,5 +340,7 @@ def _restore(
         for row in range(len(numbers))
     )
     left = tuple(c.among(state) for c in criteria) if failures else criteria
-    cursor = _Cursor(int(saved["step"]), state, kinetic_energy(state), failures, left, int(saved["replica_steps"]))
+    births = torch.from_numpy(np.array(saved["births"]))
+    kinetic = kinetic_energy(state)
+    cursor = _Cursor(int(saved["step"]), state, kinetic, failures, left, int(saved["replica_steps"]), births)
     return cursor, float(saved["seconds"])

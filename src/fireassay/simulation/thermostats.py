@@ -18,7 +18,7 @@ stiff systems near harmonic need care.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -105,6 +105,9 @@ class Berendsen:
             self.fix_centre_of_mass,
         )
 
+    def forget(self, replicas: Sequence[int]) -> None:
+        """Nothing is kept."""
+
     def checkpoint(self) -> dict[str, Tensor]:
         """Nothing: the state is all."""
         return {}
@@ -160,6 +163,9 @@ class VelocityRescaling:
         target = target_at(self.temperature, step)
         factor = rescaling_factor(state, self.timestep, target, self.time_constant, noise)
         return state._replace(velocities=state.velocities * factor.index_select(0, state.structure).unsqueeze(1))
+
+    def forget(self, replicas: Sequence[int]) -> None:
+        """Nothing is kept."""
 
     def checkpoint(self) -> dict[str, Tensor]:
         """The noise."""
@@ -256,6 +262,11 @@ class NoseHooverChain:
                 pushed(link, span / 2)
         scale = factor.to(state.velocities).index_select(0, state.structure).unsqueeze(1)
         return state._replace(velocities=state.velocities * scale), torch.stack([place, speed])
+
+    def forget(self, replicas: Sequence[int]) -> None:
+        """Their chains are at rest."""
+        for chain in self._chains.values():
+            chain[:, list(replicas)] = 0.0
 
     def checkpoint(self) -> dict[str, Tensor]:
         """The chains."""
