@@ -21,7 +21,9 @@ SHORT = {
     "ltau.py": ["--models", "mace-32", "--counts", "1", "--repeats", "1"],
     "md.py": ["--rounds", "1", "--replicas", "2", "--steps", "2"],
     "neighbours.py": ["--repeats", "1"],
+    "observables.py": ["--frames", "3", "--atoms", "30", "--repeats", "1"],
     "reading.py": ["--frames", "20", "--repeats", "1"],
+    "streaming.py": ["--replicas", "2", "--steps", "4", "--rounds", "1", "--memory", "0"],
     "training.py": ["--steps", "5"],
 }
 LONG = {"compare_architectures.py", "cuda.py"}  # have tests of their own

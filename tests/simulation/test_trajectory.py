@@ -17,7 +17,7 @@ from fireassay.simulation.integrators import Langevin, Noise, VelocityVerlet
 from fireassay.simulation.observers import Recorder
 from fireassay.simulation.run import simulate
 from fireassay.simulation.state import State, generators, maxwell_boltzmann, replicate
-from fireassay.simulation.trajectory import Thermodynamics, TrajectoryWriter
+from fireassay.simulation.trajectory import Thermodynamics, TrajectoryWriter, _rows
 from fireassay.units import GIGAPASCAL, KJ_PER_MOL
 from toys import Pair
 
@@ -182,3 +182,21 @@ def test_a_file_that_was_cut_is_not_continued(tmp_path: Path):
     files(tmp_path, ".xyz")[0].write_text("")
     with pytest.raises(InputError, match="is shorter than when the run was saved"):
         run(tmp_path, ".xyz")
+
+
+def test_numbers_of_every_size_are_written_as_python_writes_them():
+    rng = np.random.default_rng(0)
+    numbers = np.array([1, 79, 8, 17, 6, 6])
+    values = rng.normal(size=(6, 9)) * 10.0 ** rng.integers(-9, 9, (6, 9))
+    values[0, :4] = [0.0, -0.0, 1e-9, -0.999999999]
+    lines = _rows(numbers, values).decode().splitlines()
+    for symbol, line, row in zip(["H", "Au", "O", "Cl", "C", "C"], lines, values.tolist(), strict=True):
+        words = line.split(" ")
+        assert words[0] == symbol
+        assert all(len(word.split(".")[1]) == 8 for word in words[1:])
+        np.testing.assert_allclose([float(word) for word in words[1:]], row, atol=6e-9, rtol=1e-15)
+    huge = values.copy()
+    huge[2, 3] = 3e15
+    huge[4, 4] = np.nan
+    assert "nan" in _rows(numbers, huge).decode()
+    assert _rows(numbers[:1], huge[:1]) == _rows(numbers[:1], values[:1])

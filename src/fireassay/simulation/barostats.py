@@ -107,7 +107,7 @@ class CellRescaling:
         state = drift(state, self.timestep / 2)
         state = forces(state)
         state = kick(state, self.timestep / 2)
-        factor = rescaling_factor(state, self.timestep, target, self.time_constant, self.noise.at(step, state))
+        factor = rescaling_factor(state, self.timestep, target, self.time_constant, *self.noise.squares(step, state))
         return state._replace(velocities=state.velocities * factor.index_select(0, state.structure).unsqueeze(1))
 
     def _rescaled(self, state: State, temperature: float, step: int) -> State:

@@ -141,6 +141,7 @@ class Noise:
     def __init__(self, draws: Sequence[torch.Generator], block: int = 64, rows: int | None = None) -> None:
         self._draws, self._steps, self._rows = list(draws), block, rows
         self._sizes: list[int] = []
+        self._freedom: list[int] = []
         self._block: _Block | None = None
 
     def begin(self, state: State) -> None:
@@ -148,19 +149,29 @@ class Noise:
         if len(self._draws) != state.n_replicas:
             raise InputError(f"{len(self._draws)} noise generators for {state.n_replicas} replicas; give one for each")
         self._sizes = sizes(state).tolist() if self._rows is None else [self._rows] * state.n_replicas
+        self._freedom = state.degrees_of_freedom.round().to(torch.int64).tolist()
 
     def at(self, step: int, state: State) -> Tensor:
         """R (N, 3), or (R, rows, 3), of step number `step`; steps must not go back behind the current block."""
+        values = self._of(step).values[step % self._steps].to(state.velocities)
+        if self._rows is None:
+            return values.index_select(0, state.atom)
+        return values.view(-1, self._rows, 3).index_select(0, state.replica)
+
+    def squares(self, step: int, state: State) -> tuple[Tensor, Tensor]:
+        """Of as many numbers as a replica has degrees of freedom: the first (R,), and the sum of all squares (R,)."""
+        found = self._of(step).squares[step % self._steps].to(state.velocities).index_select(0, state.replica)
+        return found[:, 0], found[:, 1]
+
+    def _of(self, step: int) -> _Block:
+        """The block of a step."""
         number = step // self._steps
         block = self._block
         while block is None or block.number < number:
             block = self._block = self._next(-1 if block is None else block.number)
         if number < block.number:
             raise InputError(f"noise of step {step} was drawn and forgotten; start again from the seed")
-        values = block.values[step % self._steps].to(state.velocities)
-        if self._rows is None:
-            return values.index_select(0, state.atom)
-        return values.view(-1, self._rows, 3).index_select(0, state.replica)
+        return block
 
     def _next(self, number: int) -> _Block:
         states = torch.stack([generator.get_state() for generator in self._draws])
@@ -168,7 +179,9 @@ class Noise:
             torch.randn(self._steps, n, 3, generator=generator, dtype=torch.float64)
             for generator, n in zip(self._draws, self._sizes, strict=True)
         ]
-        return _Block(number + 1, states, torch.cat(drawn, dim=1))
+        flat = [values.flatten(1)[:, :f] for values, f in zip(drawn, self._freedom, strict=True)]
+        squares = torch.stack([torch.stack([v[:, 0], v.square().sum(1)], 1) for v in flat], 1)
+        return _Block(number + 1, states, torch.cat(drawn, dim=1), squares)
 
     def checkpoint(self) -> dict[str, Tensor]:
         """What `restore` needs."""
@@ -177,6 +190,7 @@ class Noise:
         return {
             "noise.number": torch.tensor(self._block.number),
             "noise.sizes": torch.tensor(self._sizes),
+            "noise.freedom": torch.tensor(self._freedom),
             "noise.generators": self._block.generators,
         }
 
@@ -187,6 +201,7 @@ class Noise:
         for generator, state in zip(self._draws, arrays["noise.generators"], strict=True):
             generator.set_state(state.clone())
         self._sizes = arrays["noise.sizes"].tolist()
+        self._freedom = arrays["noise.freedom"].tolist()
         self._block = self._next(int(arrays["noise.number"]) - 1)
 
 
@@ -194,6 +209,7 @@ class _Block(NamedTuple):
     number: int
     generators: Tensor  # (R, bytes) their states before the block was drawn
     values: Tensor  # (steps, N, 3)
+    squares: Tensor  # (steps, R, 2) the first number of each replica, and the sum of squares of its first f ones
 
 
 @dataclass(frozen=True)

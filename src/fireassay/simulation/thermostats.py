@@ -22,10 +22,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+import numba
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fireassay.errors import InputError
+from fireassay.kernel_cache import cached
 from fireassay.simulation.integrators import (
     ForceCall,
     Noise,
@@ -38,6 +42,7 @@ from fireassay.simulation.integrators import (
 from fireassay.simulation.state import State, kinetic_energy, sizes, sum_per_replica, temperature
 from fireassay.units import BOLTZMANN
 
+Array = NDArray[np.float64]
 _CUBE_ROOT: Final = 2 ** (1 / 3)
 SUZUKI_YOSHIDA: Final = (1 / (2 - _CUBE_ROOT), -_CUBE_ROOT / (2 - _CUBE_ROOT), 1 / (2 - _CUBE_ROOT))  # of fourth order
 
@@ -116,24 +121,19 @@ class Berendsen:
         """Nothing to restore."""
 
 
-def rescaling_factor(state: State, timestep: float, target: float, time_constant: float, noise: Tensor) -> Tensor:
+def rescaling_factor(
+    state: State, timestep: float, target: float, time_constant: float, first: Tensor, squares: Tensor
+) -> Tensor:
     """α per replica (R,), by which velocities are multiplied so that K follows its canonical dynamics.
 
     α² = c + (1 - c) K0/(f K) Σ R_i² + 2 R_1 sqrt(c (1 - c) K0/(f K)), with c = exp(-Δt/τ) and f normal numbers R, and
     the sign of R_1 + sqrt(c f K / ((1 - c) K0)) (Bussi, Donadio, Parrinello, J. Chem. Phys. 126, 014101, 2007, eq. A7,
-    A8). `noise` (N, 3) holds at least as many numbers as a replica has degrees of freedom; the others are not used.
+    A8). `first` (R,) is R_1, `squares` (R,) the sum of all R_i².
     """
     decay = math.exp(-timestep / time_constant)
-    freedom = state.degrees_of_freedom
-    first = torch.cumsum(sizes(state), 0) - sizes(state)  # (R,) each replica's first atom
-    place = torch.arange(state.n_atoms, device=first.device) - first.index_select(0, state.structure)
-    number = 3 * place.unsqueeze(1) + torch.arange(3, device=first.device)
-    used = number < freedom.index_select(0, state.structure).unsqueeze(1)
-    squares = sum_per_replica((noise.square() * used).sum(1), state)
-    normal = noise[first, 0]
     share = 0.5 * BOLTZMANN * target / kinetic_energy(state).clamp(min=1e-300)  # K0 / (f K)
-    square = decay + (1 - decay) * share * squares + 2 * normal * (decay * (1 - decay) * share).sqrt()
-    sign = torch.sign(normal + (decay / ((1 - decay) * share)).sqrt())
+    square = decay + (1 - decay) * share * squares + 2 * first * (decay * (1 - decay) * share).sqrt()
+    sign = torch.sign(first + (decay / ((1 - decay) * share)).sqrt())
     return sign * square.clamp(min=0).sqrt()
 
 
@@ -159,9 +159,8 @@ class VelocityRescaling:
     def step(self, state: State, forces: ForceCall, step: int) -> State:
         """One step of velocity Verlet and one of the thermostat."""
         state = velocity_verlet_step(state, forces, self.timestep)
-        noise = self.noise.at(step, state)
         target = target_at(self.temperature, step)
-        factor = rescaling_factor(state, self.timestep, target, self.time_constant, noise)
+        factor = rescaling_factor(state, self.timestep, target, self.time_constant, *self.noise.squares(step, state))
         return state._replace(velocities=state.velocities * factor.index_select(0, state.structure).unsqueeze(1))
 
     def forget(self, replicas: Sequence[int]) -> None:
@@ -174,6 +173,44 @@ class VelocityRescaling:
     def restore(self, arrays: Mapping[str, Tensor]) -> None:
         """The noise goes on where it was."""
         self.noise.restore(arrays)
+
+
+@cached(numba.njit, nogil=True)
+def _half_chain(
+    place: Array,
+    speed: Array,
+    factor: Array,
+    double_kinetic: Array,
+    freedom: Array,
+    thermal: float,
+    inertia: float,
+    half_step: float,
+) -> None:  # pragma: no cover (compiled)
+    """ξ, v (R, links) of the chains half a step on, in place, and the factors (R,) of the velocities.
+
+    On the host: a chain is a few hundred scalar operations, each of which would be a call or a launch of its own.
+    """
+    links = place.shape[1]
+    weights = np.array(SUZUKI_YOSHIDA)
+    for r in range(len(place)):
+        scale = 1.0
+        for weight in weights:
+            span = weight * half_step
+            for sweep in range(2):
+                for k in range(links):
+                    link = links - 1 - k if sweep == 0 else k
+                    damp = math.exp(-span / 4 * speed[r, link + 1]) if link + 1 < links else 1.0
+                    if link == 0:
+                        gain, mass = double_kinetic[r] * scale * scale - freedom[r] * thermal, inertia * freedom[r]
+                    else:
+                        before = inertia * (freedom[r] if link == 1 else 1.0)
+                        gain, mass = before * speed[r, link - 1] ** 2 - thermal, inertia
+                    speed[r, link] = (speed[r, link] * damp + span / 2 * gain / mass) * damp
+                if sweep == 0:
+                    for k in range(links):
+                        place[r, k] += span * speed[r, k]
+                    scale *= math.exp(-span * speed[r, 0])
+        factor[r] = scale
 
 
 class NoseHooverChain:
@@ -201,24 +238,24 @@ class NoseHooverChain:
     def begin(self, state: State, forces: ForceCall) -> State:
         """The state with forces; the chains at rest."""
         shape = (2, state.n_replicas, self.links)
-        self._chains = {0: torch.zeros(shape, dtype=torch.float64, device=state.positions.device)}
+        self._chains = {0: torch.zeros(shape, dtype=torch.float64)}
         return forces(state)
 
     def step(self, state: State, forces: ForceCall, step: int) -> State:
         """Half a step of the chain, one of velocity Verlet, half a step of the chain."""
-        before = self._chains[step]
-        chain = before.index_select(1, state.replica)
+        before, rows = self._chains[step], state.replica.cpu()
+        chain = before.index_select(1, rows)
         thermal = BOLTZMANN * target_at(self.temperature, step)
         state, chain = self._half(state, chain, thermal)
         state = velocity_verlet_step(state, forces, self.timestep)
         state, chain = self._half(state, chain, thermal)
-        self._chains = {step: before, step + 1: before.index_copy(1, state.replica, chain)}
+        self._chains = {step: before, step + 1: before.index_copy(1, rows, chain)}
         return state
 
     def energy(self, state: State) -> Tensor:
         """Σ Q_k v_k²/2 + f k_B T ξ_1 + k_B T (ξ_2 + ...) of the replicas (R,) in eV."""
         step = max(self._chains)
-        place, speed = self._chains[step].index_select(1, state.replica)
+        place, speed = self._chains[step].to(state.replica.device).index_select(1, state.replica)
         thermal = BOLTZMANN * target_at(self.temperature, step)
         mass = self._masses(state, thermal)
         return (
@@ -238,28 +275,14 @@ class NoseHooverChain:
         return mass
 
     def _half(self, state: State, chain: Tensor, thermal: float) -> tuple[State, Tensor]:
-        place, speed = chain[0], chain[1].clone()
-        mass = self._masses(state, thermal)
-        double = 2 * kinetic_energy(state).to(speed)
-        factor = torch.ones_like(double)
-
-        def pushed(link: int, span: float) -> None:
-            """v of one link by `span` fs, damped by the next one before and after."""
-            damp = torch.exp(-span / 2 * speed[:, link + 1]) if link + 1 < self.links else 1.0
-            if link == 0:
-                gain = double * factor.square() - state.degrees_of_freedom * thermal
-            else:
-                gain = mass[:, link - 1] * speed[:, link - 1].square() - thermal
-            speed[:, link] = (speed[:, link] * damp + span * gain / mass[:, link]) * damp
-
-        for weight in SUZUKI_YOSHIDA:
-            span = weight * self.timestep / 2
-            for link in reversed(range(self.links)):
-                pushed(link, span / 2)
-            place = place + span * speed
-            factor = factor * torch.exp(-span * speed[:, 0])
-            for link in range(self.links):
-                pushed(link, span / 2)
+        place, speed = chain[0].clone(), chain[1].clone()
+        factor = torch.empty(state.n_replicas, dtype=torch.float64)
+        _half_chain(
+            place.numpy(), speed.numpy(), factor.numpy(),
+            (2 * kinetic_energy(state)).detach().cpu().double().numpy(),
+            state.degrees_of_freedom.detach().cpu().double().numpy(),
+            thermal, thermal * self.time_constant**2, self.timestep / 2,
+        )  # fmt: skip
         scale = factor.to(state.velocities).index_select(0, state.structure).unsqueeze(1)
         return state._replace(velocities=state.velocities * scale), torch.stack([place, speed])
 

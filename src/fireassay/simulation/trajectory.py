@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
+import numba
 import numpy as np
 import torch
 from ase import Atoms, units
@@ -25,11 +27,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fireassay.errors import InputError
+from fireassay.kernel_cache import cached
 from fireassay.simulation.state import State, kinetic_energy, pressure, temperature, volume
 from fireassay.units import GIGAPASCAL, KJ_PER_MOL
 
 Array = NDArray[Any]
 _BLOCK: Final = 32  # frames that are written to an HDF5 file at once
+_BUFFER, _LATEST = 1 << 18, 5.0  # bytes of text that wait to be written, and seconds after which they do not wait
+_LARGEST: Final = 1e9  # of numbers whose eight decimals are written as one integer
+_SYMBOLS: Final = np.array([[ord(c) for c in f"{s:2s}"] for s in chemical_symbols], dtype=np.uint8)
 _H5MD_UNITS: Final = {"position": "Angstrom", "velocity": "Angstrom fs-1", "force": "kJ mol-1 Angstrom-1"}
 
 
@@ -151,29 +157,42 @@ class ExtendedXYZ:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._waiting: list[bytes] = []
+        self._size, self._written = 0, 0.0
 
     def create(self) -> None:
         """An empty file."""
+        self._waiting, self._size = [], 0
         self.path.write_bytes(b"")
 
     def add(self, frame: Snapshot) -> None:
-        """Appends a frame."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(_text(frame))
+        """Appends a frame, to the file once there is enough of it or a while has passed."""
+        text = _text(frame)
+        self._waiting.append(text)
+        self._size += len(text)
+        if self._size > _BUFFER or time.monotonic() - self._written > _LATEST:
+            self.close()
 
     def mark(self) -> list[int]:
         """The length in bytes."""
+        self.close()
         return [self.path.stat().st_size]
 
     def cut(self, mark: Sequence[int]) -> None:
         """Truncates."""
+        self._waiting, self._size = [], 0
         os.truncate(self.path, mark[0])
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Writes what is waiting."""
+        if self._waiting:
+            with open(self.path, "ab") as file:
+                file.writelines(self._waiting)
+            self._waiting, self._size = [], 0
+        self._written = time.monotonic()
 
 
-def _text(frame: Snapshot) -> str:
+def _text(frame: Snapshot) -> bytes:
     words = ["Properties=species:S:1:pos:R:3:momenta:R:3:forces:R:3"]
     if frame.cell.any():
         words.insert(0, f'Lattice="{" ".join(f"{v:.10g}" for v in frame.cell.ravel())}"')
@@ -182,9 +201,54 @@ def _text(frame: Snapshot) -> str:
         words.append(f'stress="{" ".join(f"{v:.8g}" for v in frame.stress.ravel())}"')
     words += [f"step={frame.step}", f"time_fs={frame.time:.10g}"]
     rows = np.concatenate([frame.positions, _momenta(frame), frame.forces], axis=1)
-    line = " ".join(["%.8f"] * 9)
-    lines = [f"{chemical_symbols[z]} {line}\n" for z in frame.atomic_numbers.tolist()]
-    return f"{len(rows)}\n{' '.join(words)}\n" + "".join(lines) % tuple(rows.ravel().tolist())
+    return f"{len(rows)}\n{' '.join(words)}\n".encode() + _rows(frame.atomic_numbers, rows)
+
+
+def _rows(atomic_numbers: Array, rows: Array) -> bytes:
+    """Lines of a symbol and numbers with eight decimals."""
+    if np.abs(rows).max() < _LARGEST:  # False for NaN
+        out = np.empty(len(rows) * (4 + rows.shape[1] * 22), dtype=np.uint8)
+        return out[: _fixed_point(atomic_numbers, rows, _SYMBOLS, out)].tobytes()
+    line = " ".join(["%.8f"] * rows.shape[1])
+    lines = [f"{chemical_symbols[z]} {line}\n" for z in atomic_numbers.tolist()]
+    return ("".join(lines) % tuple(rows.ravel().tolist())).encode()
+
+
+@cached(numba.njit, nogil=True)
+def _fixed_point(
+    atomic_numbers: NDArray[np.int64], rows: NDArray[np.float64], symbols: NDArray[np.uint8], out: NDArray[np.uint8]
+) -> int:  # pragma: no cover (compiled)
+    """Writes the lines into `out`, whose length has to suffice, and returns how many bytes they take."""
+    at = 0
+    digits = np.empty(20, np.uint8)
+    for i in range(len(rows)):
+        for k in range(2):
+            letter = symbols[atomic_numbers[i], k]
+            if letter != 32:
+                out[at] = letter
+                at += 1
+        for k in range(rows.shape[1]):
+            out[at] = 32
+            at += 1
+            value = np.int64(np.rint(rows[i, k] * 1e8))
+            if value < 0:
+                out[at] = 45
+                at += 1
+                value = -value
+            count = 0
+            while value > 0 or count < 9:
+                digits[count] = 48 + value % 10
+                value //= 10
+                count += 1
+            for place in range(count - 1, -1, -1):
+                out[at] = digits[place]
+                at += 1
+                if place == 8:
+                    out[at] = 46
+                    at += 1
+        out[at] = 10
+        at += 1
+    return at
 
 
 class AseTrajectory:
