@@ -36,6 +36,13 @@ def argon() -> Structure:
     return structure_of(bulk("Ar", "fcc", a=5.3, cubic=True) * 2)
 
 
+def rattled(n: int, amplitude: float) -> list[Structure]:
+    rng = np.random.default_rng(0)
+    start = argon()
+    moved = start.positions + rng.normal(size=(n, *start.positions.shape)) * amplitude
+    return [replace(start, positions=x) for x in moved]
+
+
 class Einstein:
     """Every atom on a spring of its own: one frequency, ω = sqrt(k / m)."""
 
@@ -128,8 +135,13 @@ def test_references_that_do_not_fit_are_refused():
     def run(frames, **changes):
         dynamics.run(Subject(predictor=Einstein(start), start=start, reference=frames), short(**changes))
 
-    with pytest.raises(InputError, match=r"lasts 95 fs \(20 frames\), too short for a window up to 160 fs"):
-        run([start] * 20, reference_interval=5.0)
+    slow = rattled(20, 0.01)
+    with pytest.raises(InputError, match=r"lasts 190 fs \(20 frames\), too short for a window up to 160 fs"):
+        run(slow, reference_interval=10.0)
+    with pytest.raises(InputError, match=r"atoms move as at .* K, and not as at dynamics.temperature=80; the interval"):
+        run(rattled(60, 0.5), reference_interval=10.0)  # frames in no order
+    with pytest.raises(InputError, match="atoms move as at"):
+        run(rattled(60, 1e-4), reference_interval=5.0)
     with pytest.raises(InputError, match=r"dynamics.fit is \[100.0, 300.0\] fs; needs a window within 0 and 200 fs"):
         run([start] * 20, fit=(100.0, 300.0))
     with pytest.raises(InputError, match="less than two frames 40 fs apart"):

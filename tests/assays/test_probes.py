@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,9 @@ from ase.units import GPa
 
 from fireassay.assays import probes
 from fireassay.assays.assay import Subject
-from fireassay.assays.probes import ProbesSettings
+from fireassay.assays.probes import ProbesSettings, softening
 from fireassay.assays.probes.curves import _flips, _hole
+from fireassay.assays.probes.inquiry import Inquiry
 from fireassay.data.graph import Graph, edge_vectors, sum_over_neighbours
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
@@ -250,3 +253,39 @@ def test_bad_input_is_one_line() -> None:
 
     with pytest.raises(InputError, match="the calculation at the start fails"):
         result(Failing(), argon())
+
+
+def test_forces_that_are_too_weak_where_they_are_large():
+    """A softened surface: forces fall behind the true ones by a tenth to a third where they are large."""
+    rng = np.random.default_rng(0)
+    start = structure_of(bulk("Cu", cubic=True))
+    frames = []
+    for amplitude in rng.uniform(0.02, 0.25, 40):
+        atoms = bulk("Cu", cubic=True)
+        atoms.positions += rng.normal(0, amplitude, atoms.positions.shape)
+        atoms.calc = EMT()
+        frames.append(labelled_copy(atoms))
+
+    class Soft(CalculatorPredictor):
+        def __init__(self, factor: float) -> None:
+            super().__init__(EMT())
+            self.factor = factor
+
+        def predict(self, graph, forces=True, stress=False):
+            found = super().predict(graph, forces, stress)
+            return found._replace(forces=None if found.forces is None else found.forces * self.factor)
+
+    for factor, verdict in ((1.0, "sound"), (0.9, "doubtful"), (0.6, "broken")):
+        subject = Subject(predictor=Soft(factor), start=start, test={"hot": frames})
+        (probe,) = softening.probes(Inquiry.of(subject, FAST))
+        assert (probe.verdict, probe.value) == (verdict, pytest.approx(factor))
+        assert ("too soft" in probe.meaning) == (verdict != "sound")
+    (none,) = softening.probes(Inquiry.of(Subject(predictor=Soft(1.0), start=start), FAST))
+    assert none.verdict == "not asked"
+    assert "give data.test" in none.sentence
+
+
+def labelled_copy(atoms):
+    forces = atoms.get_forces()
+    found = structure_of(atoms)
+    return dataclasses.replace(found, forces=forces, energy=None, stress=None)

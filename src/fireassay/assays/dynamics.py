@@ -51,11 +51,12 @@ from fireassay.simulation.ensemble import Thermostat
 from fireassay.simulation.observers import Recorder
 from fireassay.simulation.run import Simulation
 from fireassay.simulation.state import State
-from fireassay.units import GIGAPASCAL
+from fireassay.units import ACCELERATION, BOLTZMANN, GIGAPASCAL
 
 Array = NDArray[np.float64]
 REFERENCE, ORACLE = "reference trajectory", "oracle"
 _PARTS: Final = 5  # of a single trajectory, for errors
+_HOTTER, _COLDER, _CLOSE = 3.0, 10.0, 5.0  # of a reference's steps: times hotter, times colder within so many fs
 _HYDROGEN: Final = (0.9, 100.0)  # Å and fs: closer than, and for how long, two atoms are a molecule
 
 
@@ -169,6 +170,8 @@ def _reference(subject: Subject, settings: DynamicsSettings, start: Structure, n
         subject.tell(f"dynamics: {line}")
         return None
     found = reference_of(subject, start, settings.reference_interval, least=10)
+    if found is not None:
+        _check_interval(found, settings)
     if found is not None and not np.array_equal(found.atomic_numbers, start.atomic_numbers):
         order = np.empty(len(start), dtype=np.int64)
         order[np.argsort(start.atomic_numbers, kind="stable")] = np.argsort(found.atomic_numbers, kind="stable")
@@ -179,6 +182,24 @@ def _reference(subject: Subject, settings: DynamicsSettings, start: Structure, n
             masses=found.masses[order],
         )
     return found
+
+
+def _check_interval(reference: Trajectory, settings: DynamicsSettings) -> None:
+    """Raises InputError when the steps between frames belong to another time, or to frames that are out of order.
+
+    Mean velocities between frames are at most as hot as the atoms, and not much colder while frames are close.
+    """
+    assert reference.interval is not None
+    velocities = motion.velocities_of(without_drift(reference.positions, reference.masses), reference.interval)
+    doubled = np.einsum("tnk,tnk,n->", velocities, velocities, reference.masses) / len(velocities) / ACCELERATION
+    kelvin = float(doubled) / (3 * len(reference.masses) * BOLTZMANN)
+    ratio = kelvin / settings.temperature
+    if ratio > _HOTTER or (ratio < 1 / _COLDER and reference.interval <= _CLOSE):
+        raise InputError(
+            f"between frames of data.reference, {reference.interval:g} fs apart as dynamics.reference_interval says, "
+            f"atoms move as at {kelvin:.3g} K, and not as at dynamics.temperature={settings.temperature:g}; the "
+            "interval is another, or the frames are not in the order of time"
+        )
 
 
 def _check_window(settings: DynamicsSettings, window: tuple[float, float], reference: Trajectory | None) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from fireassay.data.molecules import connectivity
+from fireassay.data.molecules import covalent_bonds
 from fireassay.data.structure import Structure
 
 Array = NDArray[np.float64]
@@ -37,11 +37,11 @@ class Internal(NamedTuple):
 
 
 def internal_coordinates(structure: Structure) -> Internal:
-    """Those along the bonds between nonmetals: every angle at an atom, and every chain of four along a bond.
+    """Those along bonds that ought to last (`covalent_bonds`): every angle at an atom, every chain of four.
 
     Names read the same from both ends: C-C-O and O-C-C are one. Bonds may lead through a periodic boundary.
     """
-    found = connectivity(structure)
+    found = covalent_bonds(structure)
     neighbours: dict[int, list[int]] = {}
     shifts: dict[tuple[int, int], NDArray[np.int64]] = {}
     for (i, j), shift in zip(found.pairs.tolist(), found.shift, strict=True):

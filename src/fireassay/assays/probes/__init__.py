@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from fireassay.assays.assay import Assay, Need, Subject
-from fireassay.assays.probes import bulk, conservation, consistency, curves, motion
+from fireassay.assays.probes import bulk, conservation, consistency, curves, motion, softening
 from fireassay.assays.probes.inquiry import Inquiry
 from fireassay.assays.probes.settings import ProbesSettings
 from fireassay.errors import InputError
@@ -38,7 +38,7 @@ def run(subject: Subject, settings: ProbesSettings) -> ProbesResult:
     finally:
         subject.progress.stop()
     crystal, of_bulk = bulk.probes(inquiry)
-    probes += [*found, *of_bulk, *motion.probes(inquiry)]
+    probes += [*found, *of_bulk, *motion.probes(inquiry), *softening.probes(inquiry)]
     return ProbesResult(
         start=start.where,
         n_atoms=len(start),
