@@ -22,10 +22,11 @@ from fireassay.overrides import dump_yaml, names_of, with_overrides
 from fireassay.pipeline import folder as folders
 from fireassay.pipeline.assay import Request, run_assays
 from fireassay.progress import Progress
-from fireassay.records.files import write_text
+from fireassay.records.files import read_text, write_text
 from fireassay.records.protocol import ProtocolRecord, Trial
 from fireassay.records.provenance import environment
 from fireassay.records.run import RunRecord
+from fireassay.records.weights import fingerprint_of_file
 from fireassay.report.page import write_report
 from fireassay.report.protocol import chapter
 from fireassay.settings import validated
@@ -154,10 +155,8 @@ def _run(
     order: ProtocolOrder, run: Path, config: Config, task: _Task, folder: Path, notes: list[str], progress: Progress
 ) -> None:
     """The assays of one task that the folder does not hold yet."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _forget_another(run, folder)
     start = folder / "start.xyz"
-    if not start.exists():
-        write_text(start, extxyz_text(replace(task.start, energy=None, forces=None, stress=None)))
     asked = [o for o in order.overrides if _name(o).split(".")[0] in task.assays]
     settings = with_overrides({"assays": {name: dict(values) for name, values in task.assays.items()}},
                               [f"assays.{o}" for o in asked])  # fmt: skip
@@ -171,14 +170,20 @@ def _run(
         **settings,
     }
     source = folder / "task.yaml"
-    text = dump_yaml(content)
-    changed = source.exists() and source.read_text(encoding="utf-8") != text
-    write_text(source, text)
+    files = {
+        source: dump_yaml(content),
+        start: extxyz_text(replace(task.start, energy=None, forces=None, stress=None)),
+    }
+    if any(path.exists() and read_text(path) != text for path, text in files.items()):
+        for name in task.assays:  # of another start or other settings
+            (folder / "assays" / f"{name}.json").unlink(missing_ok=True)
+    for path, text in files.items():
+        write_text(path, text)
     record = RunRecord.load(run) if (run / "run.json").exists() else None
     calculator, _, python = (
         record.origin.partition(" in ") if record and record.source == "calculator" else ("", "", "")
     )
-    todo = [name for name in task.assays if changed or not _has(folder, name)]
+    todo = [name for name in task.assays if not _has(folder, name)]
     for name in todo:
         request = Request(
             folder,
@@ -196,6 +201,14 @@ def _run(
         except InputError as error:
             notes.append(f"{folder.name}: {name} could not be run: {error}")
             order.tell(notes[-1])
+
+
+def _forget_another(run: Path, folder: Path) -> None:
+    """Discards what a task's folder holds of other weights than the run's potential has now."""
+    potential = run / folders.POTENTIAL
+    if (folder / "run.json").exists() and potential.exists():
+        if RunRecord.load(folder).weights != fingerprint_of_file(potential):
+            folders.discard(folder)
 
 
 def _has(folder: Path, assay: str) -> bool:
