@@ -206,9 +206,9 @@ def _run(
 def _forget_another(run: Path, folder: Path) -> None:
     """Discards what a task's folder holds of other weights than the run's potential has now."""
     potential = run / folders.POTENTIAL
-    if (folder / "run.json").exists() and potential.exists():
-        if RunRecord.load(folder).weights != fingerprint_of_file(potential):
-            folders.discard(folder)
+    both = (folder / "run.json").exists() and potential.exists()
+    if both and RunRecord.load(folder).weights != fingerprint_of_file(potential):
+        folders.discard(folder)
 
 
 def _has(folder: Path, assay: str) -> bool:

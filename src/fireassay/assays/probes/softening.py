@@ -48,7 +48,8 @@ def probes(inquiry: Inquiry) -> list[Probe]:
     error = float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))
     off = abs(1 - slope)
     verdict: Verdict = "sound" if off <= _SOUND + 2 * error else "doubtful" if off <= _BROKEN + 2 * error else "broken"
-    text = f"on the {n} test frames with the largest forces predicted ones are {slope:.3f} ± {error:.2g} times the true ones"
+    times = f"{slope:.3f} ± {error:.2g} times the true ones"
+    text = f"on the {n} test frames with the largest forces predicted ones are {times}"
     meaning = (
         "the surface is too soft away from equilibrium: barriers, frequencies and moduli come out too low"
         if slope < 1
