@@ -118,3 +118,26 @@ def test_drift_is_that_of_the_trajectories_that_lasted(project, moody):
     assert not found["failures"]
     assert np.isfinite(found["drift"]["rate"]["value"])
     assert np.isfinite(found["drift"]["fluctuation_half_step"]["value"])
+
+
+def test_an_oracle_in_another_interpreter_and_one_that_fails(project, moody):
+    settings = [
+        f"data.start={project.root}/hot.xyz", "dynamics.replicas=1", "dynamics.duration=40", "dynamics.equilibration=4",
+        "dynamics.timestep=2", "dynamics.relabelled=4", "dynamics.paired=8", "structure.replicas=1",
+        "structure.duration=20", "structure.equilibration=4", "structure.timestep=2",
+    ]  # fmt: skip
+
+    def go(*names: str, **more) -> None:
+        folder = project.root / "o"
+        project.assay(*names, *settings, folder=folder, calculator=EMT, config=str(project.config), **more)
+
+    go("dynamics", "structure", oracle=EMT, oracle_python=sys.executable)
+    found = {v["reading"]: v for v in result(project, "o", "dynamics")["violations"]}
+    assert found["relabelled"]["force_mean"] < 1e-9
+    assert "oracle" in result(project, "o", "structure")["references"]
+    go("dynamics", oracle=moody(3))
+    assert any("paired" in note for note in result(project, "o", "dynamics")["notes"])
+    found = {v["reading"]: v for v in result(project, "o", "dynamics")["violations"]}
+    assert 0 < found["relabelled"]["failed"] < 4
+    with pytest.raises(InputError, match="--oracle-python is for an oracle"):
+        go("dynamics", oracle_python=sys.executable)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +202,37 @@ def test_numbers_of_every_size_are_written_as_python_writes_them():
     huge[4, 4] = np.nan
     assert "nan" in _rows(numbers, huge).decode()
     assert _rows(numbers[:1], huge[:1]) == _rows(numbers[:1], values[:1])
+
+
+@pytest.mark.parametrize("suffix", [".xyz", ".traj", ".h5"])
+def test_ctrl_c_in_the_middle_of_writing_neither_loses_nor_doubles_a_frame(suffix: str, tmp_path: Path):
+    class Interrupting:
+        """An observer beside the writer that is interrupted once, after the writer has seen the step."""
+
+        def begin(self, state, n_steps, timestep):
+            pass
+
+        def see(self, state, step, failed=()):
+            if step == 21 and not (tmp_path / "done").exists():
+                (tmp_path / "done").touch()
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def arrays(self):
+            return {}
+
+        def checkpoint(self):
+            return {}
+
+        def restore(self, tensors):
+            pass
+
+    def go():
+        observers = [TrajectoryWriter(files(tmp_path, suffix), 7), Interrupting()]
+        saved = {"checkpoint": tmp_path / "run.npz", "every": 1e9}
+        return simulate(Pair(cutoff=6.0), argon(), VelocityVerlet(2.0), 60, observers=observers, **saved)  # type: ignore[arg-type]
+
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    go()
+    for path in files(tmp_path, suffix):
+        assert frames_of(path)["step"].tolist() == list(range(0, 61, 7))

@@ -522,20 +522,24 @@ def _paired(
         replica=torch.arange(state.n_replicas, device=state.replica.device),
         atom=torch.arange(state.n_atoms, device=state.atom.device),
     )
-    for predictor, who in ((subject.predictor, subject.name), (oracle, "oracle")):
-        recorder = Recorder(settings.stride, ("forces", "potential_energy"))
-        moved(
-            subject,
-            settings,
-            renumbered,
-            min(settings.paired, settings.duration),
-            predictor=predictor,
-            thermostat="none",
-            observers=(recorder,),
-            description=f"paired run of {who}",
-            tag="paired-own" if predictor is subject.predictor else "paired-oracle",
-        )
-        seen.append(recorder.arrays())
+    try:
+        for predictor, who in ((subject.predictor, subject.name), (oracle, "oracle")):
+            recorder = Recorder(settings.stride, ("forces", "potential_energy"))
+            moved(
+                subject,
+                settings,
+                renumbered,
+                min(settings.paired, settings.duration),
+                predictor=predictor,
+                thermostat="none",
+                observers=(recorder,),
+                description=f"paired run of {who}",
+                tag="paired-own" if predictor is subject.predictor else "paired-oracle",
+            )
+            seen.append(recorder.arrays())
+    except InputError as error:
+        notes.append(f"paired with the oracle: {error}")
+        return None
     own, theirs = seen
     frames, replicas = own["potential_energy"].shape
     n = own["forces"].shape[1] // replicas

@@ -32,6 +32,7 @@ from fireassay.assays.trajectories import (
     warm,
 )
 from fireassay.data.structure import Structure
+from fireassay.errors import InputError
 from fireassay.observables.angles import Angles, count_angles
 from fireassay.observables.molecule import (
     Internal,
@@ -212,10 +213,14 @@ def run(subject: Subject, settings: StructureSettings) -> StructureResult:
             notes.append("the reference has its atoms in another order: bonds, angles and dihedrals are not compared")
     if subject.oracle is not None and settings.oracle:
         replicas = settings.oracle_replicas or settings.replicas
-        found, ended = _run(subject, settings, grid, start, replicas, subject.oracle)
-        others[ORACLE] = found
-        if ended:
-            notes.append(f"{len(ended)} of the oracle's own {replicas} trajectories ended early")
+        try:
+            found, ended = _run(subject, settings, grid, start, replicas, subject.oracle)
+        except InputError as error:
+            notes.append(f"the oracle's own run: {error}")
+        else:
+            others[ORACLE] = found
+            if ended:
+                notes.append(f"{len(ended)} of the oracle's own {replicas} trajectories ended early")
     if not others:
         notes.append("there is no reference trajectory and no oracle to compare with")
         subject.tell("structure: nothing to compare with; give data.reference=FILE, or --oracle")

@@ -1,8 +1,8 @@
 """What a run writes down while it goes: quantities at a stride, and the last frames before a failure.
 
-An observer stores by step number into arrays of the size of the whole run: writing the same step twice changes
-nothing, so a run may be interrupted anywhere and resumed. Replicas and atoms keep the numbers that they had at the
-start; what a replica has left undone is NaN.
+The observers of this file store by step number into arrays of the size of the whole run: writing the same step twice
+changes nothing. Others may add up or append: a run that is interrupted ends between two steps, each of which has been
+seen once. Replicas and atoms keep the numbers that they had at the start; what a replica has left undone is NaN.
 """
 
 from __future__ import annotations

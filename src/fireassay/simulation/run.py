@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,7 +125,9 @@ def simulate(
     progress.start(description, n_steps, cursor.step)
     try:
         while cursor.step < n_steps and cursor.state.n_replicas:
-            cursor = _advance(cursor, integrator, forces, observers, renewal)
+            state = integrator.step(cursor.state, forces, cursor.step)
+            with _uninterrupted():
+                cursor = _advance(cursor, state, integrator, forces, observers, renewal)
             now = time.perf_counter()
             if now - shown_at > 0.2 or cursor.step == n_steps:
                 progress.advance(cursor.step - shown, _note(cursor))
@@ -167,12 +172,33 @@ def _started(
     return _judged(start, start, (NotFinite(),), integrator.timestep, forces, observers)
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C within the block is heard at its end: what observers have seen and where the run is belong together."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        before(signal.SIGINT, None)
+
+
 def _advance(
-    cursor: _Cursor, integrator: Integrator, forces: Forces, observers: Sequence[Observer], renewal: Renewal | None
+    cursor: _Cursor,
+    state: State,
+    integrator: Integrator,
+    forces: Forces,
+    observers: Sequence[Observer],
+    renewal: Renewal | None,
 ) -> _Cursor:
-    before = cursor.state
-    state = integrator.step(before, forces, cursor.step)
-    steps = cursor.replica_steps + before.n_replicas
+    """The cursor after a step that led to `state`."""
+    steps = cursor.replica_steps + cursor.state.n_replicas
     after = _Cursor(
         cursor.step + 1, state, kinetic_energy(state), cursor.failures, cursor.criteria, steps, cursor.births
     )
