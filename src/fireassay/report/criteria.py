@@ -21,6 +21,16 @@ class Criteria(Settings):
         description="share of trajectories alive at the end: MD is advised against when the whole 95 % interval of the "
         "share lies below, and called stable only when it lies above",
     )
+    wright: float = Field(
+        default=9.0,
+        gt=0,
+        description="Wright factor in % of all pairs up to which a structure is right (Bauchy)",
+    )
+    overlap: float = Field(
+        default=0.01,
+        gt=0,
+        description="Jensen-Shannon divergence in bits of pair distances up to which a molecule's is",
+    )
     calibrated: float = Field(
         default=0.05, gt=0, description="miscalibration area |A| up to which error bars are called honest"
     )

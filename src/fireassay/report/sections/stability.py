@@ -130,11 +130,17 @@ def _thermostat(tested: Members) -> list[Figure]:
         if alive.any():
             step = max(1, int(alive.sum()) // 300)
             middle = np.nanmedian(kelvin[alive], axis=1)[::step]
-            series.append(Series("line", result.time[alive][::step] / 1000, middle, run.index, run.label, width=1.6))
+            time = result.time[alive][::step] / 1000
+            low, high = np.nanquantile(kelvin[alive], [0.25, 0.75], axis=1)[:, ::step]
+            series.append(Series("band", time, low, run.index, run.label, high, opacity=0.14, smooth=True))
+            series.append(Series("line", time, middle, run.index, run.label, width=1.6))
     if not series:
         return []
     panel = Panel("", "time (ps)", "temperature (K)", series)
-    caption = "Median temperature of the trajectories still alive: whether the thermostat held what was asked of it."
+    caption = (
+        "Median temperature of the trajectories still alive, with its quartiles: whether the thermostat held what was "
+        "asked of it."
+    )
     source = sources_of([run for run, _ in tested], StabilityResult)
     return [Figure("figure-thermostat", "Temperature held", caption, [panel], source)]
 
