@@ -28,7 +28,7 @@ from fireassay.records.provenance import environment
 from fireassay.records.run import RunRecord
 from fireassay.records.weights import fingerprint_of_file
 from fireassay.report.page import write_report
-from fireassay.report.protocol import chapter
+from fireassay.report.protocol import chapter, judgement
 from fireassay.settings import validated
 
 AMU_PER_CUBIC_ANGSTROM: Final = 1.66053906660  # g/cm^3
@@ -132,6 +132,7 @@ def run_protocol(order: ProtocolOrder, progress: Progress) -> Path:
         title=f"{order.name}: {', '.join(names)}",
         progress=progress,
         extra=lambda study: chapter(record, done, study),
+        judgement=lambda study: judgement(record, done, study),
     )
 
 

@@ -41,10 +41,11 @@ def write_report(
     progress: Progress | None = None,
     criteria: Criteria | None = None,
     extra: Callable[[Study], Chapter] | None = None,
+    judgement: Callable[[Study], Verdict] = verdict,
 ) -> Path:
     """Writes the report of any number of run folders; returns the path of the page.
 
-    An `extra` chapter comes first.
+    An `extra` chapter comes first; `judgement` makes the top of the page.
 
     `output` is the HTML file, or a folder that gets `report.html`. `figures/*.png`, `figures/*.pdf` and `tables/*.csv`
     are written beside it. The page is replaced last and atomically: whatever goes wrong, the old one stays.
@@ -58,7 +59,7 @@ def write_report(
     chapters = [*([] if extra is None else [extra(study)]), *chapters]
     figures = [figure for chapter in chapters for figure in chapter.figures]
     tables = [table for chapter in chapters for table in chapter.tables]
-    page = render(study.runs, chapters, viewer, verdict(study), methods(study), title)
+    page = render(study.runs, chapters, viewer, judgement(study), methods(study), title)
     watch.start("report", len(figures) + len(tables) + 1)
     try:
         for table in tables:
@@ -95,7 +96,7 @@ def render(
     runs: Sequence[Run],
     chapters: Sequence[Chapter],
     viewer: dict[str, Any],
-    judgement: Verdict,
+    weighed: Verdict,
     procedure: Methods,
     title: str | None,
 ) -> str:
@@ -108,7 +109,7 @@ def render(
         title=title or _title(runs),
         runs=runs,
         chapters=chapters,
-        verdict=judgement,
+        verdict=weighed,
         methods=procedure,
         beside=True,
         sources=all_sources(runs),

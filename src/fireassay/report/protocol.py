@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from fireassay.report.figures import Figure, Panel, Series, sources_of
 from fireassay.report.runs import Run
 from fireassay.report.sections.chapter import Chapter
 from fireassay.report.study import Study
+from fireassay.report.style import digits
 from fireassay.report.tables import Column, Table
+from fireassay.report.verdict import Cell, Finding, Verdict
+from fireassay.report.verdict.finding import joined
 
 Row = dict[str, float | None]
 _COLUMNS = (
@@ -116,6 +120,56 @@ def _table(rows: Rows) -> Table:
     return Table("table-protocol", "Every trial", caption, columns, body, sources, [run.index for run in runs])
 
 
+def judgement(record: ProtocolRecord, trials: Sequence[Trial], study: Study) -> Verdict:
+    """The top of a protocol's report: at how many tasks each potential's trajectories last, and a cell for each task.
+
+    Tasks of one potential are not compared with each other.
+    """
+    rows = [(trial, run, _row(record, trial, run)) for trial, run in zip(trials, study.runs, strict=True)]
+    potentials = _potentials(rows)
+    tasks = list(dict.fromkeys(trial.task for trial, _, _ in rows))
+    lasted = [
+        f"{sum(_lasts(record, t, row) for t, _, row in rows if t.potential == name)} of "
+        f"{sum(t.potential == name for t, _, _ in rows)} tasks with {name}"
+        for name in potentials
+    ]
+    table = []
+    for name in potentials:
+        own = {trial.task: (trial, run, row) for trial, run, row in rows if trial.potential == name}
+        first = next(iter(own.values()))[1]
+        cells = [_cell(record, *own[task]) if task in own else Cell("–", "not run", "none") for task in tasks]
+        table.append((replace(first, label=name), cells))
+    cautions = [Finding(f"{note}.", [("table-protocol", "every trial")], []) for note in record.notes]
+    if len(potentials) > 1:
+        text = (
+            "Each potential is one training from one seed, and a difference of two numbers has not been tested for "
+            "chance here; the table of distances has their errors and floors."
+        )
+        cautions.append(Finding(text, [("table-structure", "distances")], []))
+    return Verdict(
+        headline=f"{record.protocol}: every trajectory lasts at {joined(lasted)}.",
+        advice=[], reasons=[], cautions=cautions, columns=tasks, overview=table,
+    )  # fmt: skip
+
+
+def _lasts(record: ProtocolRecord, trial: Trial, row: Row) -> bool:
+    """Whether every trajectory of a trial reached its end, and every assay could be run."""
+    name = trial.folder.rpartition("/")[2]
+    broken = any(note.startswith(f"{name}:") for note in record.notes)
+    return not broken and not row.get("trajectories that failed")
+
+
+def _cell(record: ProtocolRecord, trial: Trial, run: Run, row: Row) -> Cell:
+    """What a task shows in short: structure, survival or the force error."""
+    lasts = _lasts(record, trial, row)
+    error = row.get("force MAE")
+    note = f"forces {digits(1000 * error)} meV/Å" if error is not None else run.label
+    shown = (("WF", "WF {} %", 1.0), ("JSD", "JSD {} bit", 1.0), ("survived", "{} % alive", 100.0))
+    found = next((words.format(digits(float(row[name] or 0.0) * scale, 2)) for name, words, scale in shown
+                  if row.get(name) is not None), "no result")  # fmt: skip
+    return Cell(found if lasts else f"{found}, failures", note, "none" if lasts else "poor", "table-protocol")
+
+
 _SPOKES = ("force MAE", "WF", "JSD", "W1", "FV", "time per atom and step")
 
 
@@ -159,7 +213,8 @@ def _radar(rows: Rows) -> Figure | None:
     panel = Panel("", "", "", series, square=True, x_range=(-2.0, 2.0), y_range=(-1.4, 1.4), words=words, bare=True)
     caption = (
         "Geometric means over all tasks, each relative to the best potential: the rim is the best, and a number twice "
-        "as large lies half way in. The larger the area, the better all round."
+        "as large lies half way in. The larger the area, the better all round; whose trajectories failed stands in the "
+        "table, and their last moments are not in here."
     )
     source = sources_of([run for _, run, _ in rows], AccuracyResult, StructureResult, DynamicsResult)
     return Figure("figure-radar", "All round", caption, [panel], source)
