@@ -234,3 +234,26 @@ def test_hydrogen_has_stable_molecules():
         Subject(predictor=Bonds(), start=gas), short(timestep=0.5, temperature=50.0, stride=2, pressure=False)
     )
     assert result.molecular_fraction == pytest.approx(1.0)
+
+
+def test_the_zero_of_energy_is_the_oracles_on_both_sides():
+    """A potential whose isolated atoms have another energy than the oracle's stands for the same energies."""
+
+    class Shifted(Einstein):
+        def predict(self, graph, forces=True, stress=False):
+            if graph.positions.shape[0] < len(self.x0):
+                return Prediction(torch.full((graph.n_structures,), -7.0, dtype=torch.float64), None)
+            found = super().predict(graph, forces, stress)
+            return found._replace(energy=found.energy - 32 * 7.0 - 5.0)
+
+    class Own(Shifted):
+        def predict(self, graph, forces=True, stress=False):
+            found = super().predict(graph, forces, stress)
+            return found._replace(energy=found.energy * 0) if graph.positions.shape[0] < len(self.x0) else found
+
+    start = argon()
+    result = dynamics.run(Subject(predictor=Own(start), start=start, oracle=Shifted(start)), short(paired=0.0))
+    (violation,) = result.violations
+    assert violation.energy_mean < 1e-30
+    assert violation.cohesive_mean is not None
+    assert violation.cohesive_mean < 1e-30

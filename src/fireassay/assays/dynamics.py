@@ -420,7 +420,7 @@ def _violations(
     found = [_published(subject, settings, start, seen, alive)]
     if subject.oracle is None:
         return [violation for violation in found if violation is not None]
-    zero = _cohesive_zero(subject, subject.oracle, start)
+    zero = _cohesive_zero(subject.oracle, start)
     if settings.relabelled:
         found.append(_relabelled(subject, subject.oracle, settings, start, positions, seen, alive, zero, notes))
     if settings.paired > 0:
@@ -453,23 +453,19 @@ def _published(
     return _violation("published", time, energy, forces, truth, true_forces, known, None, count)
 
 
-def _cohesive_zero(subject: Subject, oracle: Predictor, start: Structure) -> tuple[float, float] | None:
-    """The energies of the start's atoms when isolated, of potential and oracle, in eV; None when one cannot say."""
+def _cohesive_zero(oracle: Predictor, start: Structure) -> float | None:
+    """The energy of the start's atoms when isolated, of the oracle, in eV; None when it cannot say.
+
+    It is taken off both sides: a potential stands for the same energies, whatever its own isolated atoms have.
+    """
     elements, counts = np.unique(start.atomic_numbers, return_counts=True)
     atoms = [Structure(np.array([z]), np.zeros((1, 3))) for z in elements.tolist()]
-    sums = []
-    for predictor in (subject.predictor, oracle):
-        try:
-            data = dataset_for(predictor, atoms)
-            energy = predict(predictor, data, forces=False, device=_place(predictor, subject), progress=Silent()).energy
-        except InputError:
-            return None
-        sums.append(float(energy @ counts))
-    return (sums[0], sums[1]) if np.isfinite(sums).all() else None
-
-
-def _place(predictor: Predictor, subject: Subject) -> torch.device:
-    return subject.device if predictor is subject.predictor else torch.device("cpu")
+    try:
+        energy = predict(oracle, dataset_for(oracle, atoms), forces=False, progress=Silent()).energy
+    except InputError:
+        return None
+    total = float(energy @ counts)
+    return total if np.isfinite(total) else None
 
 
 def _relabelled(
@@ -480,7 +476,7 @@ def _relabelled(
     positions: Array,
     seen: Mapping[str, NDArray],
     alive: NDArray[np.bool_],
-    zero: tuple[float, float] | None,
+    zero: float | None,
     notes: list[str],
 ) -> Violation | None:
     """The oracle's word on frames that were visited, spread evenly over time and trajectories."""
@@ -513,7 +509,7 @@ def _paired(
     oracle: Predictor,
     settings: DynamicsSettings,
     state: State,
-    zero: tuple[float, float] | None,
+    zero: float | None,
     notes: list[str],
 ) -> Violation | None:
     """Both from the same start and velocities at constant energy, compared at equal times."""
@@ -566,7 +562,7 @@ def _violation(
     truth: Array,
     true_forces: Array,
     known: NDArray[np.bool_],
-    zero: tuple[float, float] | None,
+    zero: float | None,
     frames: int,
 ) -> Violation:
     """Of flat arrays, trajectory by trajectory, each with `frames` frames."""
@@ -582,8 +578,7 @@ def _violation(
     fv = metrics.force_violation(forces[known], true_forces[known])
     cohesive = None
     if zero is not None:
-        own, theirs = energy[known] - zero[0], truth[known] - zero[1]
-        cohesive = metrics.geometric_mean(metrics.energy_violation(own, theirs))
+        cohesive = metrics.geometric_mean(metrics.energy_violation(energy[known] - zero, truth[known] - zero))
     return Violation(
         reading=reading,
         time=np.asarray(time, dtype=np.float64),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fireassay.errors import InputError
 from fireassay.kernel_cache import cached
-from fireassay.observables.pairs import over_frames, prepared
+from fireassay.observables.pairs import fractional_coordinates, over_frames, prepared
 
 Array = NDArray[np.float64]
 _MOST: Final = 256  # neighbours of one atom within the cutoff
@@ -110,11 +110,7 @@ def _angle_counts(
     """Adds the angles of one frame; false when an atom has too many neighbours."""
     n = len(positions)
     bins = counts.shape[3]
-    fractional = np.empty((3, n))
-    for i in range(n):
-        for k in range(3):
-            value = positions[i, 0] * inverse[0, k] + positions[i, 1] * inverse[1, k] + positions[i, 2] * inverse[2, k]
-            fractional[k, i] = value
+    fractional = fractional_coordinates(positions, inverse)
     vectors = np.empty((_MOST, 3))
     ends = np.empty(_MOST, np.int64)
     squared = np.empty(n)

@@ -178,6 +178,19 @@ def over_frames(function: Callable[[slice], Part], n_frames: int, threads: int |
         return list(pool.map(function, parts))
 
 
+@cached(numba.njit, nogil=True)
+def fractional_coordinates(positions: Array, inverse: Array) -> Array:  # pragma: no cover (compiled)
+    """Positions (n, 3) in units of the lattice, (3, n); inverse (3, 3) is that of the lattice."""
+    n = len(positions)
+    found = np.empty((3, n))
+    for i in range(n):
+        for k in range(3):
+            found[k, i] = (
+                positions[i, 0] * inverse[0, k] + positions[i, 1] * inverse[1, k] + positions[i, 2] * inverse[2, k]
+            )
+    return found
+
+
 @cached(numba.njit, nogil=True, fastmath={"contract", "arcp", "nsz"})
 def _pair_counts(
     positions: Array,
@@ -193,11 +206,7 @@ def _pair_counts(
     """Distances (kinds², bins) of one frame, row kind_i * kinds + kind_j, each pair of atoms and images once."""
     n = len(positions)
     counts = np.zeros((kinds * kinds, bins), np.int64)
-    fractional = np.empty((3, n))
-    for i in range(n):
-        for k in range(3):
-            value = positions[i, 0] * inverse[0, k] + positions[i, 1] * inverse[1, k] + positions[i, 2] * inverse[2, k]
-            fractional[k, i] = value
+    fractional = fractional_coordinates(positions, inverse)
     squared = np.empty(_BLOCK)
     reach = bins * width
     limit, per_width = reach * reach, 1.0 / width

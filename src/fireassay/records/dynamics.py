@@ -69,7 +69,7 @@ class Violation:
     `reading` is relabelled: the oracle's energies and forces of the frames that the potential visited; paired: those
     of the oracle's own trajectory from the same start and velocities at the same time; or published: the labels of the
     reference trajectory, frame by frame, as in EGraFFBench's code. Geometric means are over all frames. `energy` takes
-    energies as they are; `cohesive` less those of the isolated atoms of each.
+    energies as they are; `cohesive` less the oracle's of the isolated atoms.
     """
 
     reading: str

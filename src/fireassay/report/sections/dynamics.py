@@ -222,8 +222,8 @@ def _violated(tested: Members) -> Table | None:
     if not rows:
         return None
     caption = (
-        "Geometric means over all frames. EV depends on the zero of energy: cohesive is less the isolated atoms of "
-        "each side. A paired FV near 0.71 says that trajectories decorrelate and nothing about the potential."
+        "Geometric means over all frames. EV depends on the zero of energy: cohesive is less the oracle's isolated "
+        "atoms. A paired FV near 0.71 says that trajectories decorrelate and nothing about the potential."
     )
     source = sources_of([run for run, _ in tested], DynamicsResult)
     return Table("table-violations", "Energy and force violation", caption, columns, rows, source, marks)
