@@ -135,6 +135,16 @@ def test_angles_are_ases():
     assert found.density().sum() * 2.0 == pytest.approx(1.0)
 
 
+def test_the_order_of_the_atoms_does_not_matter():
+    numbers, x, cell, pbc = recorded()
+    order = np.random.default_rng(0).permutation(len(numbers))
+    for first, second in (
+        (count_pairs(numbers, x, cell, pbc, 4.0, 0.1), count_pairs(numbers[order], x[:, order], cell, pbc, 4.0, 0.1)),
+        (count_angles(numbers, x, cell, pbc), count_angles(numbers[order], x[:, order], cell, pbc)),
+    ):
+        assert np.array_equal(first.counts, second.counts)
+
+
 def test_angles_of_a_tetrahedron_and_of_a_small_cell():
     atoms = molecule("CH4")
     found = count_angles(atoms.numbers, atoms.positions[None], atoms.cell.array[None], FREE, cutoff=1.5)

@@ -330,3 +330,33 @@ def test_the_chain_conserves_its_energy():
 def test_a_chain_needs_links():
     with pytest.raises(InputError, match="needs a link"):
         NoseHooverChain(1.0, 300.0, 100.0, links=0)
+
+
+def test_velocity_rescaling_is_canonical_for_few_degrees_of_freedom():
+    """Two free atoms in a box have three: where one normal number more or less would be seen in the mean."""
+
+    class Free:
+        cutoff, species, dtype = 0.0, None, torch.float64
+
+        def predict(self, graph: Graph, forces: bool = True, stress: bool = False) -> Prediction:
+            return Prediction(graph.positions.new_zeros(graph.n_structures), torch.zeros_like(graph.positions))
+
+    gas = structure_of(Atoms("Ar2", [[0, 0, 0], [10, 10, 10]], cell=[20, 20, 20], pbc=True))
+    state = maxwell_boltzmann(replicate(gas, 3000), 100.0, generators(0, 3000))
+    assert state.degrees_of_freedom[0] == 3
+    state = state._replace(velocities=state.velocities * 2)  # far from what it will be
+    run = simulate(Free(), state, VelocityRescaling(2.0, 100.0, 10.0, Noise(generators(1, 3000))), 60)
+    kinetic = kinetic_energy(run.state).numpy() / (1.5 * BOLTZMANN * 100.0)
+    assert kinetic.mean() == pytest.approx(1.0, abs=4 * np.sqrt(2 / 3 / 3000))
+    assert kinetic.var() == pytest.approx(2 / 3, rel=0.15)
+
+
+def test_a_chain_forgets_replicas_that_begin_anew():
+    state = moving([cluster(), cluster()])
+    chain = NoseHooverChain(2.0, 300.0, 40.0)
+    after = simulate(Springs(), state, chain, 20).state
+    assert float(chain.energy(after).abs().min()) > 0
+    chain.forget([1])
+    energy = chain.energy(after)
+    assert float(energy[1]) == 0.0
+    assert float(energy[0]) != 0.0

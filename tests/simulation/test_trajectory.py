@@ -136,6 +136,8 @@ def test_an_interrupted_run_leaves_the_same_frames(suffix: str, stop: int, tmp_p
             assert np.array_equal(values, found[name]), name
         if suffix == ".xyz":
             assert first.read_bytes() == second.read_bytes()
+        if suffix == ".traj":
+            assert first.stat().st_size == second.stat().st_size
     assert (whole / "thermo.csv").read_bytes() == (again / "thermo.csv").read_bytes()
 
 
