@@ -463,6 +463,23 @@ def test_failed_replicas_begin_anew_until_they_have_done_so_often_enough(tmp_pat
     }
 
 
+def test_the_thermostat_is_told_who_begins_anew():
+    class Listening(NoseHooverChain):
+        def forget(self, replicas):
+            heard.extend(replicas)
+            super().forget(replicas)
+
+    heard: list[int] = []
+    state = maxwell_boltzmann(at_rest(4), 3000.0, generators(0, 4))
+    bonds = bond_criterion([water()] * 4, state, None, 0.35)
+    assert bonds is not None
+    run = simulate(
+        Free(), state, Listening(1.0, 3000.0, 100.0), 60, criteria=[bonds], renewal=Renewal(state, 3000.0, 5, 100)
+    )
+    assert heard == [failure.replica for failure in run.failures]
+    assert run.state.n_replicas == 4
+
+
 def test_an_interrupted_run_whose_replicas_begin_anew_resumes_to_the_same_bits(tmp_path: Path):
     whole, seen = renewed_run()
     file = tmp_path / "run.npz"

@@ -12,6 +12,7 @@ import torch
 from ase import units as ase_units
 from ase.build import bulk
 from ase.io import read
+from ase.io.trajectory import Trajectory
 
 from fireassay.errors import InputError
 from fireassay.interop.ase import structure_of
@@ -129,6 +130,9 @@ def test_an_interrupted_run_leaves_the_same_frames(suffix: str, stop: int, tmp_p
         if suffix == ".xyz" and path.exists():
             with open(path, "a", encoding="utf-8") as file:
                 file.write("4\nhalf a fra")
+        if suffix == ".traj" and path.exists() and len(read(path, ":")) > 1:
+            with Trajectory(path, "a") as file:
+                file.write(bulk("Cu"))
     run(again, suffix)
     for first, second in zip(files(whole, suffix), files(again, suffix), strict=True):
         expected, found = frames_of(first), frames_of(second)
