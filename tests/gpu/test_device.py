@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from architectures import ARCHITECTURES, build
-from fireassay.assays import landscape, stability, uncertainty
+from fireassay.assays import dynamics, landscape, stability, structure, uncertainty
 from fireassay.assays.assay import Subject
+from fireassay.assays.dynamics import DynamicsSettings
+from fireassay.assays.structure import StructureSettings
 from fireassay.data.baseline import fit_e0
 from fireassay.data.datasets import Dataset
 from fireassay.data.fingerprint import fingerprint
@@ -27,11 +29,14 @@ from fireassay.interop.worker import read_export
 from fireassay.potential import Baseline, Potential, Prediction
 from fireassay.potential_file import load_potential, save_potential
 from fireassay.records import ErrorTrajectory
-from fireassay.simulation.integrators import Langevin, Noise, VelocityVerlet
+from fireassay.simulation.criteria import AtomEnergyJump
+from fireassay.simulation.ensemble import Pressing, integrator
+from fireassay.simulation.integrators import Langevin, Noise, Ramp, VelocityVerlet
 from fireassay.simulation.observers import Recorder
 from fireassay.simulation.relax import relax
 from fireassay.simulation.run import simulate
 from fireassay.simulation.state import generators, maxwell_boltzmann, replicate
+from fireassay.simulation.trajectory import TrajectoryWriter
 from fireassay.testing import assert_potential_contract
 from fireassay.training import fit as fit_module
 from fireassay.training.fit import fit
@@ -179,10 +184,48 @@ def _langevin(model: Potential, state, checkpoint: Path | None, stop_at: int = 0
     return recorder.arrays()["temperature"]
 
 
-def test_relaxation():
+@pytest.mark.parametrize("method", ["fire", "lbfgs"])
+@pytest.mark.parametrize("cell", [False, True])
+def test_relaxation(method, cell):
     rattled = read("cuau-emt/train_300K")[3]
-    done = relax(potential("painn"), replicate(rattled, 2, device=DEVICE), force_limit=0.05, max_steps=50)
+    start = replicate(rattled, 2, device=DEVICE)
+    done = relax(potential("painn"), start, force_limit=0.05, max_steps=50, method=method, cell=cell)
     assert done.state.positions.device.type == DEVICE.type
+    assert torch.isfinite(done.state.energy).all()
+
+
+@pytest.mark.parametrize(
+    ("thermostat", "barostat"),
+    [("berendsen", "none"), ("rescaling", "none"), ("nose_hoover", "none"), ("rescaling", "isotropic"),
+     ("rescaling", "flexible")],
+)  # fmt: skip
+def test_every_ensemble_moves_as_on_the_cpu_and_writes_trajectories(tmp_path, thermostat, barostat):
+    model, start = potential("painn"), read("cuau-emt/train_300K")[0]
+    fixed = [np.arange(len(start)) < 2] * 3 if barostat == "none" else None
+    ends = []
+    for where in (DEVICE, torch.device("cpu")):
+        state = replicate(start, 3, device=where, fixed=fixed)
+        state = maxwell_boltzmann(state, 300.0, generators(0, 3))
+        moved = integrator(
+            thermostat, 1.0, Ramp(300.0, 400.0, 15), replicas=3, seed=1, pressing=Pressing(barostat, 0.01, 500.0, 1.0)
+        )
+        writer = TrajectoryWriter([tmp_path / f"{where.type}-{k}.xyz" for k in range(3)], 5)
+        run = simulate(
+            copy.deepcopy(model).to(where), state, moved, 15, observers=[writer], criteria=[AtomEnergyJump(50.0)]
+        )
+        ends.append(run.state)
+    close(ends[0].positions.cpu(), ends[1].positions, 1e-8)
+    close(ends[0].velocities.cpu(), ends[1].velocities, 1e-6)
+    close(ends[0].cell.cpu(), ends[1].cell, 1e-8)
+    assert len(read(tmp_path / f"{DEVICE.type}-2.xyz")) == 4
+
+
+def test_structure_and_dynamics():
+    start = read("cuau-emt/train_300K")[0]
+    subject = Subject(predictor=potential("painn"), start=start, device=DEVICE)
+    quick = {"replicas": 2, "equilibration": 5.0, "duration": 40.0}
+    assert structure.run(subject, StructureSettings(**quick)).frames == 2 * 5
+    assert dynamics.run(subject, DynamicsSettings(**quick)).peak_memory
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
