@@ -94,7 +94,7 @@ def test_violations_of_an_oracle_that_is_the_potential_and_of_one_that_is_not():
     assert readings["relabelled"].force_mean == pytest.approx(0.2 / 2.2)
     assert readings["relabelled"].energy_mean == pytest.approx(0.04 / 2.44)
     assert readings["paired"].force[0] == pytest.approx(0.2 / 2.2, rel=0.1)
-    assert readings["paired"].force.max() > 0.5  # out of phase after a while
+    assert readings["paired"].force.max() > 2 * readings["paired"].force[0]  # out of phase after a while
     assert other.notes == []
 
 

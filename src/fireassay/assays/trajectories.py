@@ -45,8 +45,8 @@ class MotionSettings(Settings):
     equilibration: float = Field(default=1000.0, ge=0, description="fs that are not looked at")
     duration: float = Field(default=5000.0, gt=0, description="fs that are")
     thermostat: Thermostat = Field(
-        default="rescaling",
-        description="rescaling (canonical), nose_hoover, langevin, berendsen or none",
+        default="langevin",
+        description="langevin, which warms stiff bonds too; rescaling or nose_hoover, canonical; berendsen; none",
     )
     time_constant: float = Field(default=100.0, gt=0, description="fs, of all thermostats but Langevin's")
     friction: float = Field(default=0.01, gt=0, description="1/fs, of the Langevin thermostat")
@@ -218,7 +218,7 @@ def equilibrated(subject: Subject, settings: MotionSettings, start: Structure) -
         tensors = {name: torch.from_numpy(np.array(value)).to(subject.device) for name, value in arrays.items()}
         return Equilibrated(State(**tensors), [])  # failures would have been told of before
     if settings.equilibration > 0:
-        thermostat: Thermostat = "rescaling" if settings.thermostat == "none" else settings.thermostat
+        thermostat: Thermostat = "langevin" if settings.thermostat == "none" else settings.thermostat
         words = f"equilibration of {subject.name}"
         done = moved(
             subject,
