@@ -1,4 +1,4 @@
-"""HDF5 files: SPICE, ANI-1x, ANI-2x, QM7-X, DeePMD, and any in which groups hold positions and atomic numbers.
+"""HDF5 files: SPICE, ANI-1x, ANI-2x, QM7-X, DeePMD, H5MD, and any in which groups hold positions and atomic numbers.
 
 A group that has both is a system, whatever its depth; its place in the file is the label `group` of its frames.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fireassay.data.declared import unit_of
 from fireassay.data.formats.deepmd import is_deepmd_group, natural, read_deepmd_groups
 from fireassay.data.formats.extras import required, try_reading
+from fireassay.data.formats.h5md import is_h5md, read_h5md
 from fireassay.data.formats.npz import LABELS, NUMBERS, POSITIONS, frames_of
 from fireassay.data.formats.trial import GROWTH, SMALL
 from fireassay.data.frame import Content, Frame
@@ -77,6 +78,8 @@ def read_hdf5(path: Path, elements: Sequence[str] | None = None) -> Content:
     try_reading("hdf5", path)
     try:
         with h5py.File(path, "r") as file:
+            if is_h5md(file):
+                return read_h5md(file, path)
             groups = list(_groups(file, h5py, ""))
             systems = {name: group for name, group in groups if is_deepmd_group(group)}
             if systems:
