@@ -109,6 +109,22 @@ def test_an_explosion_ends_its_replica_and_is_named(folder: Path):
     assert len(record["failures"]) == 1
 
 
+def test_files_of_others_are_neither_overwritten_nor_discarded(folder: Path):
+    place = folder / "s"
+    place.mkdir()
+    (place / "trajectory.xyz").write_text("mine")
+    said = simulated(EMT, "--start", "cu.xyz", "duration=10", "-o", "s", code=2)
+    assert "trajectory.xyz exists and belongs to no simulation" in said
+    assert "belongs to no simulation" in simulated(
+        EMT, "--start", "cu.xyz", "duration=10", "-o", "s", "--restart", code=2
+    )
+    (place / "trajectory.xyz").rename(place / "trajectory-notes.txt")
+    simulated(EMT, "--start", "cu.xyz", "duration=10", "-o", "s")
+    simulated(EMT, "--start", "cu.xyz", "duration=20", "-o", "s", "--restart")
+    assert (place / "trajectory-notes.txt").read_text() == "mine"
+    assert len(read(place / "trajectory.xyz", ":")) == 3
+
+
 def test_settings_are_listed_with_their_meaning():
     said = simulated("--settings")
     assert all(f"{name}: " in said for name in SimulationSettings.model_fields)

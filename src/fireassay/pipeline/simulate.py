@@ -238,12 +238,17 @@ def _trajectories(settings: SimulationSettings, replicas: int) -> list[str]:
 def _already(order: Order, record: SimulationRecord) -> SimulationRecord | None:
     """The folder's record when it is of this simulation and finished. Raises InputError when it is of another one."""
     folder = order.folder
-    if order.restart:
-        for name in (FILE, CHECKPOINT, "thermo.csv", *(p.name for p in folder.glob("trajectory*"))):
-            (folder / name).unlink(missing_ok=True)
+    if order.restart and (folder / FILE).exists():
+        _discard(folder, SimulationRecord.load(folder).trajectories)
     if not (folder / FILE).exists():
         if (folder / "run.json").exists():
             raise InputError(f"{folder} is a run folder; choose another folder with --output")
+        foreign = [name for name in ("thermo.csv", *record.trajectories) if (folder / name).exists()]
+        if foreign:
+            raise InputError(
+                f"{folder / foreign[0]} exists and belongs to no simulation; move it away, or choose another folder "
+                "with --output"
+            )
         return None
     before = SimulationRecord.load(folder)
     mine = {name: getattr(record, name) for name in ("weights", "start", "settings")}
@@ -256,6 +261,13 @@ def _already(order: Order, record: SimulationRecord) -> SimulationRecord | None:
             "discard it with --restart"
         )
     return before if before.status == "finished" else None
+
+
+def _discard(folder: Path, trajectories: Sequence[str]) -> None:
+    """Removes what a simulation has left in its folder, and nothing else."""
+    for name in (FILE, CHECKPOINT, "thermo.csv", *trajectories):
+        if Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _run(
@@ -312,12 +324,12 @@ def _run(
         )
     except InputError:
         if not (folder / CHECKPOINT).exists():
-            (folder / FILE).unlink(missing_ok=True)  # nothing was simulated
+            _discard(folder, record.trajectories)  # nothing was simulated
         raise
     for failure in done.failures:
         order.tell(_sentence(failure, starts[failure.replica]))
     if len(done.failures) == len(starts) and all(f.criterion == FAILED and f.step == 0 for f in done.failures):
-        (folder / FILE).unlink(missing_ok=True)
+        _discard(folder, record.trajectories)
         raise InputError(f"{starts[0].where}: no calculation succeeds at the start: {done.failures[0].message}")
     replace(
         record,
