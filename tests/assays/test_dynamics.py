@@ -257,3 +257,21 @@ def test_the_zero_of_energy_is_the_oracles_on_both_sides():
     assert violation.energy_mean < 1e-30
     assert violation.cohesive_mean is not None
     assert violation.cohesive_mean < 1e-30
+
+
+def test_a_system_that_drifts_as_a_whole_does_not_diffuse_or_vibrate_at_zero():
+    """Langevin dynamics sets the centre of mass in motion, which goes on at constant energy."""
+
+    class Free(Einstein):
+        def predict(self, graph, forces=True, stress=False):
+            x = graph.positions.view(graph.n_structures, -1, 3)
+            place = x - x.mean(1, keepdim=True) - (self.x0 - self.x0.mean(0))  # springs to sites that move along
+            return Prediction(0.5 * self.k * place.square().sum((1, 2)), (-self.k * place).reshape(-1, 3))
+
+    start = argon()
+    settings = short(duration=2000.0, equilibration=400.0, pressure=False)
+    result = dynamics.run(Subject(predictor=Free(start), start=start), settings)
+    v = result.vibrations
+    assert v is not None
+    assert v.density[v.frequency < 1.5].sum() * v.frequency[1] < 0.02
+    assert abs(result.diffusivities[0].value) < 3e-6

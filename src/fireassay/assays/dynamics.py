@@ -126,6 +126,7 @@ def run(subject: Subject, settings: DynamicsSettings) -> DynamicsResult:
     positions = seen["positions"].reshape(shape).swapaxes(0, 1)[alive]
     velocities = seen["velocities"].reshape(shape).swapaxes(0, 1)[alive]
     masses = warm.state.masses.cpu().numpy()[:n_atoms]
+    velocities = velocities - np.einsum("ptnk,n->ptk", velocities, masses / masses.sum())[:, :, None]
     own = _Path(
         np.stack([without_drift(x, masses) for x in positions]), velocities, settings.stride * settings.timestep, False
     )
