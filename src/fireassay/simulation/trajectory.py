@@ -32,7 +32,8 @@ from fireassay.simulation.state import State, kinetic_energy, pressure, temperat
 from fireassay.units import GIGAPASCAL, KJ_PER_MOL
 
 Array = NDArray[Any]
-_BLOCK: Final = 32  # frames that are written to an HDF5 file at once
+_BLOCK: Final = 32  # frames of a chunk of an HDF5 file
+_WAITING: Final = 1 << 20  # bytes of positions that wait until they are written to one: opening it takes milliseconds
 _BUFFER, _LATEST = 1 << 18, 5.0  # bytes of text that wait to be written, and seconds after which they do not wait
 _LARGEST: Final = 1e9  # of numbers whose eight decimals are written as one integer
 _SYMBOLS: Final = np.array([[ord(c) for c in f"{s:2s}"] for s in chemical_symbols], dtype=np.uint8)
@@ -325,7 +326,7 @@ class H5MD:
     def add(self, frame: Snapshot) -> None:
         """Keeps a frame, and writes when there is a block of them."""
         self._waiting.append(frame)
-        if len(self._waiting) >= _BLOCK:
+        if len(self._waiting) >= min(max(_WAITING // frame.positions.nbytes, 8), 8 * _BLOCK):
             self._write()
 
     def mark(self) -> list[int]:
