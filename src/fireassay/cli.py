@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -55,7 +58,7 @@ Units = Annotated[list[str] | None, typer.Option("--unit", help="Units in the fi
 def _reported() -> Iterator[None]:
     """Turns bad input into one line and exit code 2, and an interruption into its own code."""
     try:
-        with _warnings_as_text():
+        with _warnings_as_text(), _terminable():
             yield
     except InputError as error:
         typer.echo(f"fireassay: {' '.join(str(error).split())}", err=True)
@@ -70,6 +73,23 @@ def _reported() -> Iterator[None]:
         where = f" {error.filename}" if error.filename else ""
         typer.echo(f"fireassay: cannot use{where}: {error.strerror or error}", err=True)
         raise typer.Exit(2) from None
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, with which queues end a job, does what Ctrl-C does: work in progress is saved on the way out."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped by SIGTERM; repeat the command to continue", number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 @contextlib.contextmanager

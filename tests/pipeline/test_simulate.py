@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from fireassay.cli import app
-from fireassay.pipeline.simulate import SimulationSettings
+from fireassay.pipeline.simulate import CHECKPOINT, SimulationSettings
 
 EMT = "ase.calculators.emt:EMT()"
 
@@ -123,6 +127,31 @@ def test_files_of_others_are_neither_overwritten_nor_discarded(folder: Path):
     simulated(EMT, "--start", "cu.xyz", "duration=20", "-o", "s", "--restart")
     assert (place / "trajectory-notes.txt").read_text() == "mine"
     assert len(read(place / "trajectory.xyz", ":")) == 3
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_request_to_stop_saves_and_the_repeated_command_ends_with_the_same_files(
+    folder: Path, number: signal.Signals, code: int
+):
+    def command(name: str) -> list[str]:
+        words = ["simulate", EMT, "--start", "cu.xyz", "--output", name, "-q", "duration=1500", "stride=5"]
+        return [sys.executable, "-m", "fireassay", *words]
+
+    process = subprocess.Popen(command("stopped"), stderr=subprocess.PIPE, text=True)
+    written = folder / "stopped" / "trajectory.xyz"
+    while process.poll() is None and not (written.exists() and written.stat().st_size > 20_000):
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "repeat the command to continue" in said
+    assert "Traceback" not in said
+    assert (folder / "stopped" / CHECKPOINT).exists()
+    assert len(read("stopped/trajectory.xyz", ":")) < 301
+    for name in ("stopped", "whole"):
+        subprocess.run(command(name), check=True)
+    for name in ("trajectory.xyz", "thermo.csv"):
+        assert (folder / "stopped" / name).read_bytes() == (folder / "whole" / name).read_bytes()
 
 
 def test_settings_are_listed_with_their_meaning():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -210,8 +211,19 @@ def test_numbers_of_every_size_are_written_as_python_writes_them():
     assert _rows(numbers[:1], huge[:1]) == _rows(numbers[:1], values[:1])
 
 
+@pytest.fixture
+def terminable() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("terminable")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("suffix", [".xyz", ".traj", ".h5"])
-def test_ctrl_c_in_the_middle_of_writing_neither_loses_nor_doubles_a_frame(suffix: str, tmp_path: Path):
+def test_a_stop_in_the_middle_of_writing_neither_loses_nor_doubles_a_frame(
+    suffix: str, number: signal.Signals, tmp_path: Path
+):
     class Interrupting:
         """An observer beside the writer that is interrupted once, after the writer has seen the step."""
 
@@ -221,7 +233,7 @@ def test_ctrl_c_in_the_middle_of_writing_neither_loses_nor_doubles_a_frame(suffi
         def see(self, state, step, failed=()):
             if step == 21 and not (tmp_path / "done").exists():
                 (tmp_path / "done").touch()
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
 
         def arrays(self):
             return {}

@@ -174,19 +174,24 @@ def _started(
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C within the block is heard at its end: what observers have seen and where the run is belong together."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    """Ctrl-C and a handled SIGTERM within the block are heard at its end.
+
+    What observers have seen and where the run is belong together.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = {n: h for n in (signal.SIGINT, signal.SIGTERM) if callable(h := signal.getsignal(n))}
     heard: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    for number in before:
+        signal.signal(number, lambda number, frame: heard.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if heard:
-        before(signal.SIGINT, None)
+        before[signal.Signals(heard[0])](heard[0], None)
 
 
 def _advance(
