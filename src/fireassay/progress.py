@@ -48,6 +48,7 @@ class Console:
         self._task = None
         self._description = ""
         self._total = self._done = 0
+        self._running, self._told, self._note = False, True, ""
         self._first = self._began = self._printed = 0.0
 
     def start(self, description: str, total: int, done: int = 0) -> None:
@@ -55,6 +56,7 @@ class Console:
         self.stop()
         self._description, self._total, self._done, self._first = description, total, done, done
         self._began = self._printed = time.monotonic()
+        self._running, self._told, self._note = True, True, ""
         if sys.stderr.isatty():
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -75,25 +77,38 @@ class Console:
             print(f"{description}: {done}/{total}", file=sys.stderr, flush=True)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Moves the bar, or prints a line when one is due."""
-        self._done += steps
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=steps, note=note)
+        """Moves the bar, or prints a line when one is due; outside of `start` and `stop` nothing is shown.
+
+        Work that takes more steps than it was thought to moves its end along.
+        """
+        if not self._running:
             return
+        self._done += steps
+        self._total = max(self._total, self._done)
+        self._note = note
+        self._told = False
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=steps, total=self._total, note=note)
+        elif time.monotonic() - self._printed >= self.interval:
+            self._print()
+
+    def _print(self) -> None:
         now = time.monotonic()
-        if now - self._printed >= self.interval or self._done >= self._total:
-            self._printed = now
-            pace = (now - self._began) / max(self._done - self._first, 1)
-            eta = time.strftime("%H:%M:%S", time.gmtime(pace * max(self._total - self._done, 0)))
-            share = 100 * self._done / max(self._total, 1)
-            line = f"{self._description}: {self._done}/{self._total} ({share:.0f} %), ETA {eta}"
-            print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
+        pace = (now - self._began) / max(self._done - self._first, 1)
+        eta = time.strftime("%H:%M:%S", time.gmtime(pace * (self._total - self._done)))
+        share = 100 * self._done / max(self._total, 1)
+        line = f"{self._description}: {self._done}/{self._total} ({share:.0f} %), ETA {eta}"
+        print(f"{line}  {self._note}".rstrip(), file=sys.stderr, flush=True)
+        self._printed, self._told = now, True
 
     def stop(self) -> None:
-        """Removes the bar."""
+        """Removes the bar, or prints where the work ended."""
         if self._bar is not None:
             self._bar.stop()
+        elif self._running and not self._told:
+            self._print()
         self._bar = self._task = None
+        self._running = False
 
 
 def track(items: Iterable[T], total: int, description: str, progress: Progress) -> Iterator[T]:
