@@ -16,7 +16,7 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from fireassay.cli import app
-from fireassay.pipeline.simulate import CHECKPOINT, SimulationSettings
+from fireassay.pipeline.simulate import CHECKPOINT, PREPARED, SimulationSettings
 
 EMT = "ase.calculators.emt:EMT()"
 
@@ -129,27 +129,61 @@ def test_files_of_others_are_neither_overwritten_nor_discarded(folder: Path):
     assert len(read(place / "trajectory.xyz", ":")) == 3
 
 
+def words(name: str, *more: str) -> list[str]:
+    return [EMT, "--start", "cu.xyz", "--output", name, "-q", "duration=1500", "stride=5", *more]
+
+
+def stopped(name: str, number: signal.Signals, *more: str) -> tuple[int, str]:
+    """Exit code and errors of a simulation that was stopped after some frames."""
+    command = [sys.executable, "-m", "fireassay", "simulate", *words(name, *more)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    written = Path(name, "trajectory.xyz")
+    while process.poll() is None and not (written.exists() and written.stat().st_size > 20_000):
+        time.sleep(0.02)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert Path(name, CHECKPOINT).exists()
+    return process.returncode, said
+
+
+def test_an_interrupted_run_goes_on_from_the_start_that_it_was_prepared_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    more = ("relax=cell", "barostat=isotropic", "duration=600", "replicas=1")
+    simulated(*words("whole", *more))
+    stopped("stopped", signal.SIGTERM, *more)
+
+    def elsewhere(*arguments: object, **settings: object) -> None:
+        raise AssertionError("would come out different in the last digits")
+
+    monkeypatch.setattr("fireassay.pipeline.simulate.relax", elsewhere)
+    monkeypatch.setattr("fireassay.pipeline.simulate._measured_compressibility", elsewhere)
+    simulated(*words("stopped", *more))
+    for name in ("trajectory.xyz", "thermo.csv"):
+        assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
+    assert not Path("stopped", PREPARED).exists()
+
+
+def test_a_relaxation_that_is_not_done_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    rattled = bulk("Cu", cubic=True) * 2
+    rattled.rattle(0.2, seed=1)
+    write("rattled.xyz", rattled)
+    monkeypatch.setattr("fireassay.pipeline.simulate._RELAX_STEPS", 2)
+    said = simulated(EMT, "--start", "rattled.xyz", "-q", "relax=positions", "duration=2")
+    assert "the relaxation is not done after 2 steps" in said
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_request_to_stop_saves_and_the_repeated_command_ends_with_the_same_files(
     folder: Path, number: signal.Signals, code: int
 ):
-    def command(name: str) -> list[str]:
-        words = ["simulate", EMT, "--start", "cu.xyz", "--output", name, "-q", "duration=1500", "stride=5"]
-        return [sys.executable, "-m", "fireassay", *words]
-
-    process = subprocess.Popen(command("stopped"), stderr=subprocess.PIPE, text=True)
-    written = folder / "stopped" / "trajectory.xyz"
-    while process.poll() is None and not (written.exists() and written.stat().st_size > 20_000):
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code, said
+    returned, said = stopped("stopped", number)
+    assert returned == code, said
     assert "repeat the command to continue" in said
     assert "Traceback" not in said
-    assert (folder / "stopped" / CHECKPOINT).exists()
     assert len(read("stopped/trajectory.xyz", ":")) < 301
     for name in ("stopped", "whole"):
-        subprocess.run(command(name), check=True)
+        simulated(*words(name))
     for name in ("trajectory.xyz", "thermo.csv"):
         assert (folder / "stopped" / name).read_bytes() == (folder / "whole" / name).read_bytes()
 

@@ -30,6 +30,7 @@ from fireassay.pipeline.machine import chosen_device, chosen_threads
 from fireassay.potential import Predictor
 from fireassay.potential_file import load_potential
 from fireassay.progress import Progress, Silent
+from fireassay.records.files import read_arrays, write_arrays
 from fireassay.records.provenance import environment
 from fireassay.records.simulation import FILE, SimulationRecord
 from fireassay.records.stability import FailedTrajectory
@@ -53,6 +54,8 @@ from fireassay.simulation.trajectory import Thermodynamics, TrajectoryWriter
 from fireassay.units import GIGAPASCAL
 
 CHECKPOINT: Final = ".simulation.npz"
+PREPARED: Final = ".prepared.npz"
+_RELAX_STEPS: Final = 2000
 Value = float | tuple[float, float]
 
 
@@ -265,7 +268,7 @@ def _already(order: Order, record: SimulationRecord) -> SimulationRecord | None:
 
 def _discard(folder: Path, trajectories: Sequence[str]) -> None:
     """Removes what a simulation has left in its folder, and nothing else."""
-    for name in (FILE, CHECKPOINT, "thermo.csv", *trajectories):
+    for name in (FILE, CHECKPOINT, PREPARED, "thermo.csv", *trajectories):
         if Path(name).name == name:
             (folder / name).unlink(missing_ok=True)
 
@@ -281,10 +284,10 @@ def _run(
 ) -> None:
     folder = order.folder
     n_steps = max(1, round(settings.duration / settings.timestep))
-    compressibility = _compressibility(settings, structures, predictor, device)
+    rested, compressibility = _prepared(order, settings, structures, predictor, device, progress)
+    starts = [s for s in rested for _ in range(settings.replicas)]
     record = replace(record, compressibility=None if compressibility is None else compressibility * GIGAPASCAL)
-    starts = [s for s in structures for _ in range(settings.replicas)]
-    state = _state(starts, settings, predictor, device, progress)
+    state = _state(starts, settings, device)
     moved = integrator(
         settings.thermostat,
         settings.timestep,
@@ -344,6 +347,44 @@ def _run(
             seconds=done.seconds,
         ),
     ).save(folder)  # fmt: skip
+    (folder / PREPARED).unlink(missing_ok=True)
+
+
+def _prepared(
+    order: Order,
+    settings: SimulationSettings,
+    structures: Sequence[Structure],
+    predictor: Predictor,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[list[Structure], float | None]:
+    """The structures, relaxed if asked for, and the barostat's compressibility in Å^3/eV, None without a barostat.
+
+    What was computed is kept beside the checkpoint: on another machine, or with other threads, it would come out
+    different in the last digits, and an interrupted run could not go on from it.
+    """
+    given = None if settings.compressibility is None else settings.compressibility / GIGAPASCAL
+    measures = settings.barostat != "none" and given is None
+    if settings.relax == "none" and not measures:
+        return list(structures), given if settings.barostat != "none" else None
+    path = order.folder / PREPARED
+    if not (path.exists() and (order.folder / CHECKPOINT).exists()):
+        rested = structures
+        if settings.relax != "none":
+            rested = _relaxed(order, settings, structures, predictor, device, progress)
+        value = _measured_compressibility(rested[0], predictor, device) if measures else given or np.nan
+        arrays = {
+            "positions": np.concatenate([s.positions for s in rested]),
+            "cell": np.stack([s.cell for s in rested]),
+        }
+        write_arrays(path, {**arrays, "compressibility": np.array(value)})
+    kept = read_arrays(path)
+    places = np.split(kept["positions"], np.cumsum([len(s) for s in structures])[:-1])
+    rested = [
+        replace(s, positions=x, cell=cell, energy=None, forces=None, stress=None)
+        for s, x, cell in zip(structures, places, kept["cell"], strict=True)
+    ]
+    return rested, float(kept["compressibility"]) if settings.barostat != "none" else None
 
 
 def _renewal(settings: SimulationSettings, state: State) -> Renewal | None:
@@ -359,29 +400,40 @@ def _target(value: Value, n_steps: int, unit: float = 1.0) -> Target:
     return value * unit
 
 
-def _state(
-    starts: Sequence[Structure],
+def _at_rest(starts: Sequence[Structure], settings: SimulationSettings, device: torch.device) -> State:
+    fixed = [_fixed(s, settings.fixed) for s in starts] if settings.fixed else None
+    return from_structures(starts, device=device, fixed=fixed)
+
+
+def _relaxed(
+    order: Order,
     settings: SimulationSettings,
+    structures: Sequence[Structure],
     predictor: Predictor,
     device: torch.device,
     progress: Progress,
-) -> State:
-    fixed = [_fixed(s, settings.fixed) for s in starts] if settings.fixed else None
-    state = from_structures(starts, device=device, fixed=fixed)
-    if settings.relax != "none":
-        first = settings.pressure[0] if isinstance(settings.pressure, tuple) else settings.pressure
-        done = relax(
-            predictor, state, force_limit=settings.relax_force_limit, max_steps=2000, method=settings.relax_method,
-            cell=settings.relax == "cell", pressure=first * GIGAPASCAL, progress=progress,
-        )  # fmt: skip
-        if done.failures:
-            raise InputError(
-                f"the relaxation of the start failed: {next(iter(done.failures.values()))}; set relax=none"
+) -> list[Structure]:
+    first = settings.pressure[0] if isinstance(settings.pressure, tuple) else settings.pressure
+    done = relax(
+        predictor, _at_rest(structures, settings, device), force_limit=settings.relax_force_limit,
+        max_steps=_RELAX_STEPS, method=settings.relax_method, cell=settings.relax == "cell",
+        pressure=first * GIGAPASCAL, progress=progress,
+    )  # fmt: skip
+    if done.failures:
+        raise InputError(f"the relaxation of the start failed: {next(iter(done.failures.values()))}; set relax=none")
+    for structure, converged, force in zip(
+        structures, done.converged.tolist(), done.largest_force.tolist(), strict=True
+    ):
+        if not converged:
+            order.tell(
+                f"{structure.where}: the relaxation is not done after {_RELAX_STEPS} steps (largest force {force:.3g} "
+                "eV/Å); the simulation starts from there"
             )
-        relaxed = [
-            replace(s, provenance=start.provenance) for s, start in zip(to_structures(done.state), starts, strict=True)
-        ]
-        state = from_structures(relaxed, device=device, fixed=fixed)
+    return to_structures(done.state)
+
+
+def _state(starts: Sequence[Structure], settings: SimulationSettings, device: torch.device) -> State:
+    state = _at_rest(starts, settings, device)
     first = settings.temperature[0] if isinstance(settings.temperature, tuple) else settings.temperature
     alone = any(len(s) == 1 for s in starts)
     return maxwell_boltzmann(state, first, generators(settings.seed, len(starts)), translation=alone)
@@ -423,18 +475,11 @@ _STRAIN: Final = 0.005
 _MODULI: Final = (0.1, 2000.0)  # GPa, in which a measured bulk modulus is believed
 
 
-def _compressibility(
-    settings: SimulationSettings, structures: Sequence[Structure], predictor: Predictor, device: torch.device
-) -> float | None:
-    """An estimate in Å^3/eV for the barostat: given, or from the stress of the first start pressed and pulled."""
-    if settings.barostat == "none":
-        return None
-    if settings.compressibility is not None:
-        return settings.compressibility / GIGAPASCAL
-    first = structures[0]
-    if not first.pbc.all():
+def _measured_compressibility(start: Structure, predictor: Predictor, device: torch.device) -> float:
+    """An estimate in Å^3/eV for the barostat, from the stress of the start pressed and pulled."""
+    if not start.pbc.all():
         return COMPRESSIBILITY  # the barostat refuses such a cell
-    bare = replace(first, energy=None, forces=None, stress=None)
+    bare = replace(start, energy=None, forces=None, stress=None)
     strained = [
         replace(bare, cell=bare.cell * (1 + e), positions=bare.positions * (1 + e)) for e in (-_STRAIN, _STRAIN)
     ]
@@ -443,7 +488,7 @@ def _compressibility(
     )
     if found.stress is None or not np.isfinite(found.stress).all():
         name = type(predictor).__name__
-        raise InputError(f"{name} gives no stress for {first.where}, which a barostat needs; set barostat=none")
+        raise InputError(f"{name} gives no stress for {start.where}, which a barostat needs; set barostat=none")
     tension = np.trace(found.stress, axis1=1, axis2=2) / 3
     modulus = float(tension[1] - tension[0]) / (6 * _STRAIN)  # V dσ/dV, and dV/V = 3 ε
     low, high = (limit * GIGAPASCAL for limit in _MODULI)
