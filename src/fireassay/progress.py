@@ -111,6 +111,11 @@ class Console:
         self._running = False
 
 
+def unheard(text: str) -> None:
+    """What is told to nobody."""
+    del text
+
+
 def track(items: Iterable[T], total: int, description: str, progress: Progress) -> Iterator[T]:
     """The items, each counted as one step once the caller asks for the next."""
     progress.start(description, total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,8 @@ def test_frames_and_parts_add_up():
     whole = count_pairs(*recorded(), 4.0, 0.1)
     numbers, x, cell, pbc = recorded()
     parts = [count_pairs(numbers, x[part], cell[part], pbc, 4.0, 0.1) for part in (slice(0, 5), slice(5, None))]
-    together = parts[0] + parts[1]
+    sums = {name: sum(getattr(part, name) for part in parts) for name in ("counts", "weighted", "frames")}
+    together = replace(parts[0], **sums)
     assert np.array_equal(whole.counts, together.counts)
     assert together.frames == whole.frames
     np.testing.assert_allclose(whole.distribution()[1], together.distribution()[1], rtol=1e-12)
@@ -244,7 +246,6 @@ def test_a_trajectory_is_of_one_system():
             Trajectory.of([water, wrong])
     with pytest.raises(InputError, match="at least one frame"):
         Trajectory.of([])
-    assert Trajectory.of([water] * 6, 2.0).part(slice(0, None, 3)).interval == 6.0
 
 
 def test_stable_molecules_of_hydrogen():

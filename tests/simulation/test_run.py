@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from fireassay.simulation.criteria import (
 )
 from fireassay.simulation.integrators import Langevin, Noise, VelocityVerlet
 from fireassay.simulation.observers import LastFrames, Recorder
-from fireassay.simulation.run import Renewal, Simulation, simulate
+from fireassay.simulation.run import Renewal, Simulation, _renewed, simulate
 from fireassay.simulation.state import State, from_structures, generators, maxwell_boltzmann, replicate
 from fireassay.simulation.thermostats import Berendsen, NoseHooverChain, VelocityRescaling
 from toys import Pair
@@ -437,6 +438,18 @@ def renewed_run(checkpoint: Path | None = None, stop: int | None = None, times: 
         checkpoint=checkpoint, every=0.0,
     )  # fmt: skip
     return run, recorder.arrays()["positions"]
+
+
+def test_beside_a_single_atom_a_molecule_begins_anew_with_its_translation_too():
+    """All replicas of such a batch have 3n degrees of freedom, and keep them."""
+    atom = replace(water(), atomic_numbers=np.array([18]), positions=np.zeros((1, 3)))
+    state = from_structures([water(), atom])
+    state = maxwell_boltzmann(state, 3000.0, generators(0, 2), translation=True)
+    births = torch.tensor([[7, 1], [0, 0]])
+    again = _renewed(state, [0], births, Renewal(state, 3000.0, 5, 3))
+    momentum = (again.masses.unsqueeze(1) * again.velocities)[:3].sum(0)
+    assert momentum.norm() > 1e-3
+    assert torch.equal(again.velocities[3:], state.velocities[3:])
 
 
 def test_failed_replicas_begin_anew_until_they_have_done_so_often_enough(tmp_path: Path):

@@ -12,13 +12,9 @@ import torch
 
 from fireassay.data.structure import Structure
 from fireassay.potential import LocalPotential, Potential, Predictor
-from fireassay.progress import Progress, Silent
+from fireassay.progress import Progress, Silent, unheard
 from fireassay.records.error_trajectory import ErrorTrajectory
 from fireassay.settings import Settings
-
-
-def _nobody(text: str) -> None:
-    del text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +39,7 @@ class Subject:
     folder: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = field(default_factory=Silent)
-    tell: Callable[[str], None] = _nobody
+    tell: Callable[[str], None] = unheard
 
     @property
     def potential(self) -> Potential:

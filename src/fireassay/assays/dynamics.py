@@ -23,6 +23,7 @@ from fireassay.assays.assay import Assay, Need, Subject
 from fireassay.assays.predictions import dataset_for, predict
 from fireassay.assays.stability import energy_drift
 from fireassay.assays.trajectories import (
+    REFERENCE,
     MotionSettings,
     described,
     equilibrated,
@@ -54,7 +55,6 @@ from fireassay.simulation.state import State
 from fireassay.units import ACCELERATION, BOLTZMANN, GIGAPASCAL
 
 Array = NDArray[np.float64]
-REFERENCE, ORACLE = "reference trajectory", "oracle"
 _PARTS: Final = 5  # of a single trajectory, for errors
 _HOTTER, _COLDER, _CLOSE = 3.0, 10.0, 5.0  # of a reference's steps: times hotter, times colder within so many fs
 _HYDROGEN: Final = (0.9, 100.0)  # Å and fs: closer than, and for how long, two atoms are a molecule

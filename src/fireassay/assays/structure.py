@@ -20,6 +20,8 @@ from pydantic import Field
 from fireassay import metrics
 from fireassay.assays.assay import Assay, Need, Subject
 from fireassay.assays.trajectories import (
+    ORACLE,
+    REFERENCE,
     MotionSettings,
     Sampler,
     Sums,
@@ -48,7 +50,6 @@ from fireassay.records.structure import Coordination, Distribution, StructureRes
 from fireassay.records.trajectories import Likeness
 
 Array = NDArray[np.float64]
-REFERENCE, ORACLE = "reference trajectory", "oracle"
 _PARTS: Final = 10  # of a reference trajectory, which stand for independent ones
 _MOST_TRIPLETS: Final = 20
 

@@ -32,6 +32,8 @@ from fireassay.simulation.state import State, generators, maxwell_boltzmann, rep
 
 Array = NDArray[np.float64]
 Sums = dict[str, NDArray[Any]]
+REFERENCE: Final = "reference trajectory"
+ORACLE: Final = "oracle"
 _BLOCK: Final = 32  # frames of a replica that are reduced at once
 _WAITING: Final = "waiting frames"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numba
@@ -34,10 +34,6 @@ class Angles:
     def angle(self) -> Array:
         """The centres (B,) of the bins in degrees."""
         return (np.arange(self.counts.shape[3]) + 0.5) * self.width
-
-    def __add__(self, other: Angles) -> Angles:
-        """Both together."""
-        return replace(self, counts=self.counts + other.counts, frames=self.frames + other.frames)
 
     def triplets(self) -> list[tuple[str, tuple[int, int, int]]]:
         """Names such as S-P-S, with centre and ends as rows of `elements`, of all triplets that occur."""

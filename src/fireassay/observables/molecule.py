@@ -9,6 +9,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from fireassay.data.molecules import covalent_bonds
+from fireassay.data.neighbours import neighbour_list
 from fireassay.data.structure import Structure
 
 Array = NDArray[np.float64]
@@ -108,8 +109,6 @@ def molecular_fraction(
     positions (T, N, 3), frames `interval` fs apart. Of each atom and each window of that length; the mean over both.
     The measure of stable molecules in dense hydrogen, for which 0.9 Å and a few vibrations (~ 80 fs) are usual.
     """
-    from fireassay.data.neighbours import neighbour_list
-
     n_frames, n = positions.shape[:2]
     partner = np.full((n_frames, n), -1, dtype=np.int64)
     numbers = np.ones(n, dtype=np.int64)

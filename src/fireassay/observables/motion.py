@@ -23,7 +23,6 @@ from fireassay.errors import InputError
 
 Array = NDArray[np.float64]
 CM2_PER_S: Final = 0.1  # in one Å²/fs
-THZ_PER_WAVENUMBER: Final = 0.0299792458  # THz in one cm⁻¹
 _NUMBERS: Final = 2**22  # that are transformed at once
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numba
@@ -67,15 +67,6 @@ class Pairs:
     def distance(self) -> Array:
         """The centres (B,) of the bins in Å."""
         return (np.arange(self.counts.shape[1]) + 0.5) * self.width
-
-    def __add__(self, other: Pairs) -> Pairs:
-        """Both together."""
-        return replace(
-            self,
-            counts=self.counts + other.counts,
-            weighted=self.weighted + other.weighted,
-            frames=self.frames + other.frames,
-        )
 
     def distribution(self) -> tuple[Array, Array]:
         """g(r) of all pairs (B,), and of each kind (P, B), zero for a kind that has a single atom."""

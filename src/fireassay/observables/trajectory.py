@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from ase.data import atomic_masses
@@ -21,8 +21,7 @@ class Trajectory:
     """T frames of the same N atoms.
 
     atomic_numbers (N,); positions (T, N, 3) Å, without jumps through periodic boundaries; cell (T, 3, 3) Å, rows are
-    lattice vectors; pbc (3,); masses (N,) amu; interval, the time between two frames in fs, None where it is unknown;
-    velocities (T, N, 3) Å/fs or None.
+    lattice vectors; pbc (3,); masses (N,) amu; interval, the time between two frames in fs, None where it is unknown.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -31,7 +30,6 @@ class Trajectory:
     pbc: NDArray[np.bool_]
     masses: Array
     interval: float | None = None
-    velocities: Array | None = None
 
     @classmethod
     def of(cls, structures: Sequence[Structure], interval: float | None = None) -> Trajectory:
@@ -57,14 +55,6 @@ class Trajectory:
 
     def __len__(self) -> int:
         return len(self.positions)
-
-    def part(self, frames: slice) -> Trajectory:
-        """Some of the frames; a step multiplies the interval."""
-        interval = None if self.interval is None else self.interval * (frames.step or 1)
-        velocities = None if self.velocities is None else self.velocities[frames]
-        return replace(
-            self, positions=self.positions[frames], cell=self.cell[frames], interval=interval, velocities=velocities
-        )
 
 
 def unwrapped(positions: Array, cell: Array, pbc: NDArray[np.bool_]) -> Array:

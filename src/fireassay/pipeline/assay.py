@@ -28,7 +28,7 @@ from fireassay.pipeline.machine import device_of, dtype_of, use_threads
 from fireassay.pipeline.material import Material, read_material
 from fireassay.potential import Predictor
 from fireassay.potential_file import load_potential, save_potential
-from fireassay.progress import Progress
+from fireassay.progress import Progress, unheard
 from fireassay.records.assay import AssayRecord
 from fireassay.records.error_trajectory import ErrorTrajectory
 from fireassay.records.provenance import environment
@@ -37,10 +37,6 @@ from fireassay.records.weights import fingerprint_of_file, fingerprint_of_text
 from fireassay.settings import Settings, validated
 
 MACHINE = ("device", "dtype", "threads")
-
-
-def _nobody(text: str) -> None:
-    del text
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class Request:
     oracle: str | None = None
     oracle_python: str | None = None
     restart: bool = False
-    tell: Callable[[str], None] = field(default=_nobody)
+    tell: Callable[[str], None] = field(default=unheard)
 
 
 _FIRST: Final = (

@@ -21,7 +21,7 @@ from fireassay.errors import InputError, nearest
 from fireassay.overrides import dump_yaml, names_of, with_overrides
 from fireassay.pipeline import folder as folders
 from fireassay.pipeline.assay import Request, run_assays
-from fireassay.progress import Progress
+from fireassay.progress import Progress, unheard
 from fireassay.records.files import read_text, write_text
 from fireassay.records.protocol import ProtocolRecord, Trial
 from fireassay.records.provenance import environment
@@ -32,10 +32,6 @@ from fireassay.report.protocol import chapter, judgement
 from fireassay.settings import validated
 
 AMU_PER_CUBIC_ANGSTROM: Final = 1.66053906660  # g/cm^3
-
-
-def _nobody(text: str) -> None:
-    del text
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class ProtocolOrder:
     overrides: Sequence[str] = ()
     oracle: str | None = None
     oracle_python: str | None = None
-    tell: Callable[[str], None] = field(default=_nobody)
+    tell: Callable[[str], None] = field(default=unheard)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from fireassay.pipeline.lock import owned
 from fireassay.pipeline.machine import chosen_device, chosen_threads
 from fireassay.potential import Predictor
 from fireassay.potential_file import load_potential
-from fireassay.progress import Progress, Silent
+from fireassay.progress import Progress, Silent, unheard
 from fireassay.records.files import read_arrays, write_arrays
 from fireassay.records.provenance import environment
 from fireassay.records.simulation import FILE, SimulationRecord
@@ -140,10 +140,6 @@ class _Machine(Settings):
     threads: int | None = Field(default=None, ge=1)
 
 
-def _nobody(text: str) -> None:
-    del text
-
-
 @dataclass(frozen=True)
 class Order:
     """What to simulate, from where, how and into which folder, as on the command line."""
@@ -155,7 +151,7 @@ class Order:
     overrides: Sequence[str] = ()
     python: str | None = None
     restart: bool = False
-    tell: Callable[[str], None] = field(default=_nobody)
+    tell: Callable[[str], None] = field(default=unheard)
 
 
 def described_settings() -> str:

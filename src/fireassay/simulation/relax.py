@@ -11,8 +11,8 @@
 | s, y, ρ | changes of points and of gradients, 1 / (s · y) | the last `MEMORY` steps |
 
 With a cell, atoms are where they would be without the deformation F, and F itself, times the number of atoms, gives the
-rows of the cell: forces on them are V (σ - P0) F⁻ᵀ / n, with the sign that lets a cell under tension shrink (Tadmor et
-al., J. Appl. Phys. 85, 6379, 1999; ASE's UnitCellFilter). FIRE is that of Bitzek et al., Phys. Rev. Lett. 97, 170201
+rows of the cell: forces on them are -V (σ + P0) F⁻ᵀ / n, so that a cell under tension, σ > 0, shrinks (Tadmor et al.,
+J. Appl. Phys. 85, 6379, 1999; ASE's UnitCellFilter). FIRE is that of Bitzek et al., Phys. Rev. Lett. 97, 170201
 (2006), with the constants of ASE's, which a single structure follows step by step; L-BFGS is that of Liu and Nocedal,
 Math. Program. 45, 503 (1989), with ASE's first curvature and longest move.
 """

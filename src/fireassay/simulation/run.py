@@ -260,7 +260,7 @@ def _renewed(state: State, replicas: Sequence[int], births: Tensor, renewal: Ren
     device = state.replica.device
     chosen = torch.tensor(replicas, device=device)
     fresh = select(renewal.start, torch.isin(renewal.start.replica, chosen))
-    alone = bool((sizes(fresh) == 1).any())
+    alone = bool((sizes(renewal.start) == 1).any())  # as of the whole batch, whose degrees of freedom stay
     fresh = maxwell_boltzmann(fresh, renewal.temperature, draws, translation=alone)
     atoms = torch.isin(state.replica, chosen).index_select(0, state.structure)
     positions, velocities = state.positions.clone(), state.velocities.clone()

@@ -86,9 +86,7 @@ _TEMPLATES: Final[deque[_Template]] = deque(maxlen=4)
 
 def _remember(comment: str, spans: list[tuple[str, int, int, bool]], keys: list[str]) -> None:
     """Makes a template of a line with the values of these keys, begins and ends; of lines without other signs only."""
-    if len(spans) < len(
-        keys
-    ):  # words without a value may be others in every line, and a pattern costs more than it saves
+    if len(spans) < len(keys):  # words without a value may differ in every line: a pattern costs more than it saves
         return
     pattern = ""
     constant: dict[str, Any] = dict.fromkeys(keys, True)
