@@ -24,7 +24,6 @@ from fireassay.assays.predictions import dataset_for, predict
 from fireassay.assays.stability import energy_drift
 from fireassay.assays.trajectories import (
     REFERENCE,
-    MotionSettings,
     described,
     equilibrated,
     forget,
@@ -32,12 +31,12 @@ from fireassay.assays.trajectories import (
     reference_of,
     sampled_from,
 )
+from fireassay.assays.violations import ViolationSettings, violations
 from fireassay.data.structure import Structure
 from fireassay.errors import InputError
 from fireassay.observables import motion
 from fireassay.observables.molecule import molecular_fraction
 from fireassay.observables.trajectory import Trajectory, without_drift
-from fireassay.potential import Predictor
 from fireassay.progress import Silent
 from fireassay.records.dynamics import (
     Diffusivity,
@@ -45,13 +44,12 @@ from fireassay.records.dynamics import (
     DynamicsResult,
     Mean,
     Vibrations,
-    Violation,
 )
 from fireassay.records.trajectories import Likeness
 from fireassay.simulation.ensemble import Thermostat
 from fireassay.simulation.observers import Recorder
 from fireassay.simulation.run import Simulation
-from fireassay.simulation.state import State
+from fireassay.simulation.state import State, renumbered
 from fireassay.units import ACCELERATION, BOLTZMANN, GIGAPASCAL
 
 Array = NDArray[np.float64]
@@ -60,22 +58,17 @@ _HOTTER, _COLDER, _CLOSE = 3.0, 10.0, 5.0  # of a reference's steps: times hotte
 _HYDROGEN: Final = (0.9, 100.0)  # Å and fs: closer than, and for how long, two atoms are a molecule
 
 
-class DynamicsSettings(MotionSettings):
+class DynamicsSettings(ViolationSettings):
     """Settings of the dynamics assay."""
 
     production: Thermostat = Field(
         default="none", description="thermostat of what is looked at; none: constant energy, after the equilibration"
     )
-    stride: int = Field(default=2, ge=1, description="steps between frames that are kept")
     fit: tuple[float, float] | None = Field(
         default=None, description="fs, window of the line through the displacement; null: 0.1 to 0.4 of the duration"
     )
     reference_interval: float | None = Field(
         default=None, gt=0, description="fs between two frames of data.reference; needed to compare with it"
-    )
-    relabelled: int = Field(default=100, ge=0, description="visited frames that the oracle labels, at most; 0: none")
-    paired: float = Field(
-        default=500.0, ge=0, description="fs of the oracle's own run from the same start and velocities; 0: none"
     )
     pressure: bool = Field(default=True, description="pressures of periodic systems, where the potential has stress")
 
@@ -111,28 +104,12 @@ def run(subject: Subject, settings: DynamicsSettings) -> DynamicsResult:
         notes.append(f"{type(subject.predictor).__name__} gives no stress here: no pressure")
     _reset_memory(subject)
     done, seen = _production(subject, settings, warm.state, stress)
-    n_atoms = len(start)
-    shape = (-1, warm.state.n_replicas, n_atoms, 3)
-    alive = np.asarray(np.isfinite(seen["positions"]).reshape(shape).all(axis=(0, 2, 3)))
-    ended = [*warm.failures, *(described(f) for f in done.failures)]
-    if not alive.any():
-        first = min(done.failures, key=lambda f: f.step)
-        raise InputError(
-            f"{start.where}: no trajectory lives through {settings.duration:g} fs; the first ended at {first.time:g} "
-            f"fs by {first.criterion.replace('_', ' ')}; shorten dynamics.duration, or ask the stability assay"
-        )
-    if not alive.all():
-        notes.append(f"{int((~alive).sum())} of {len(alive)} trajectories ended early and are left out of averages")
-    positions = seen["positions"].reshape(shape).swapaxes(0, 1)[alive]
-    velocities = seen["velocities"].reshape(shape).swapaxes(0, 1)[alive]
-    masses = warm.state.masses.cpu().numpy()[:n_atoms]
-    velocities = velocities - np.einsum("ptnk,n->ptk", velocities, masses / masses.sum())[:, :, None]
-    own = _Path(
-        np.stack([without_drift(x, masses) for x in positions]), velocities, settings.stride * settings.timestep, False
-    )
+    alive = _alive(seen, start, settings, done, notes)
+    own, positions = _own_path(warm.state, seen, alive, settings)
     others = {} if reference is None else {REFERENCE: _path_of(reference)}
-    violations = _violations(subject, settings, start, warm.state, positions, seen, alive, notes)
+    compared = violations(subject, settings, start, warm.state, positions, seen, alive, notes)
     forget(subject, settings)
+    masses, n_atoms = warm.state.masses.cpu().numpy()[: len(start)], len(start)
     time = np.arange(own.positions.shape[1]) * own.interval
     drift = energy_drift(seen["time"], seen["total_energy"], n_atoms) if settings.production == "none" else (None, None)
     lived = np.isfinite(seen["temperature"]).sum()
@@ -153,13 +130,44 @@ def run(subject: Subject, settings: DynamicsSettings) -> DynamicsResult:
         drift=drift[0],
         fluctuation=drift[1],
         molecular_fraction=_molecules(start, own),
-        violations=violations,
-        failures=ended,
+        violations=compared,
+        failures=[*warm.failures, *(described(f) for f in done.failures)],
         replica_steps_per_second=done.replica_steps / done.seconds,
         seconds_per_atom_step=done.seconds / (done.replica_steps * n_atoms),
         peak_memory=_memory(subject),
         notes=notes,
     )
+
+
+def _alive(
+    seen: Mapping[str, NDArray], start: Structure, settings: DynamicsSettings, done: Simulation, notes: list[str]
+) -> NDArray[np.bool_]:
+    """Which trajectories lived through all of it. Raises InputError when none did."""
+    frames = len(seen["positions"])
+    alive = np.asarray(np.isfinite(seen["positions"]).reshape(frames, -1, len(start), 3).all(axis=(0, 2, 3)))
+    if not alive.any():
+        first = min(done.failures, key=lambda f: f.step)
+        raise InputError(
+            f"{start.where}: no trajectory lives through {settings.duration:g} fs; the first ended at {first.time:g} "
+            f"fs by {first.criterion.replace('_', ' ')}; shorten dynamics.duration, or ask the stability assay"
+        )
+    if not alive.all():
+        notes.append(f"{int((~alive).sum())} of {len(alive)} trajectories ended early and are left out of averages")
+    return alive
+
+
+def _own_path(
+    state: State, seen: Mapping[str, NDArray], alive: NDArray[np.bool_], settings: DynamicsSettings
+) -> tuple[_Path, Array]:
+    """The trajectories that lived, beside their centre of mass, and their positions as they were."""
+    n = state.n_atoms // state.n_replicas
+    shape = (-1, state.n_replicas, n, 3)
+    masses = state.masses.cpu().numpy()[:n]
+    positions = seen["positions"].reshape(shape).swapaxes(0, 1)[alive]
+    velocities = seen["velocities"].reshape(shape).swapaxes(0, 1)[alive]
+    velocities = velocities - np.einsum("ptnk,n->ptk", velocities, masses / masses.sum())[:, :, None]
+    still = np.stack([without_drift(x, masses) for x in positions])
+    return _Path(still, velocities, settings.stride * settings.timestep, False), positions
 
 
 def _reference(subject: Subject, settings: DynamicsSettings, start: Structure, notes: list[str]) -> Trajectory | None:
@@ -238,14 +246,10 @@ def _production(
 ) -> tuple[Simulation, Mapping[str, NDArray]]:
     quantities = ("positions", "velocities", "forces", "temperature", "potential_energy", "total_energy")
     recorder = Recorder(settings.stride, (*quantities, *(("pressure",) if stress else ())))
-    renumbered = state._replace(
-        replica=torch.arange(state.n_replicas, device=state.replica.device),
-        atom=torch.arange(state.n_atoms, device=state.atom.device),
-    )
     done = moved(
         subject,
         settings,
-        renumbered,
+        renumbered(state),
         settings.duration,
         thermostat=settings.production,
         observers=(recorder,),
@@ -406,190 +410,6 @@ def _molecules(start: Structure, own: _Path) -> float | None:
     cell = np.broadcast_to(start.cell, (own.positions.shape[1], 3, 3))
     shares = [molecular_fraction(x, cell, start.pbc, own.interval, *_HYDROGEN) for x in own.positions]
     return float(np.mean(shares))
-
-
-def _violations(
-    subject: Subject,
-    settings: DynamicsSettings,
-    start: Structure,
-    state: State,
-    positions: Array,
-    seen: Mapping[str, NDArray],
-    alive: NDArray[np.bool_],
-    notes: list[str],
-) -> list[Violation]:
-    found = [_published(subject, settings, start, seen, alive)]
-    if subject.oracle is None:
-        return [violation for violation in found if violation is not None]
-    zero = _cohesive_zero(subject.oracle, start)
-    if settings.relabelled:
-        found.append(_relabelled(subject, subject.oracle, settings, start, positions, seen, alive, zero, notes))
-    if settings.paired > 0:
-        found.append(_paired(subject, subject.oracle, settings, state, zero, notes))
-    return [violation for violation in found if violation is not None]
-
-
-def _published(
-    subject: Subject,
-    settings: DynamicsSettings,
-    start: Structure,
-    seen: Mapping[str, NDArray],
-    alive: NDArray[np.bool_],
-) -> Violation | None:
-    """Frame by frame against the labels of the reference trajectory, as in EGraFFBench's code; None without any."""
-    frames = [s for s in subject.reference if s.energy is not None and s.forces is not None]
-    if not frames or not np.array_equal(frames[0].atomic_numbers, start.atomic_numbers):
-        return None
-    n, replicas = len(start), len(alive)
-    count = min(len(frames), len(seen["potential_energy"]))
-    energy = seen["potential_energy"][:count, alive].T.reshape(-1)
-    forces = seen["forces"][:count].reshape(count, replicas, n, 3)[:, alive].swapaxes(0, 1).reshape(-1, n, 3)
-    truth = np.tile(np.array([s.energy for s in frames[:count]], dtype=np.float64), int(alive.sum()))
-    labels = np.stack([s.forces for s in frames[:count] if s.forces is not None])
-    true_forces = np.tile(labels, (int(alive.sum()), 1, 1))
-    known = np.asarray(np.isfinite(energy + truth) & np.isfinite(forces + true_forces).all(axis=(1, 2)))
-    if not known.any():
-        return None
-    time: Array = np.arange(count, dtype=np.float64) * (settings.stride * settings.timestep)
-    return _violation("published", time, energy, forces, truth, true_forces, known, None, count)
-
-
-def _cohesive_zero(oracle: Predictor, start: Structure) -> float | None:
-    """The energy of the start's atoms when isolated, of the oracle, in eV; None when it cannot say.
-
-    It is taken off both sides: a potential stands for the same energies, whatever its own isolated atoms have.
-    """
-    elements, counts = np.unique(start.atomic_numbers, return_counts=True)
-    atoms = [Structure(np.array([z]), np.zeros((1, 3))) for z in elements.tolist()]
-    try:
-        energy = predict(oracle, dataset_for(oracle, atoms), forces=False, progress=Silent()).energy
-    except InputError:
-        return None
-    total = float(energy @ counts)
-    return total if np.isfinite(total) else None
-
-
-def _relabelled(
-    subject: Subject,
-    oracle: Predictor,
-    settings: DynamicsSettings,
-    start: Structure,
-    positions: Array,
-    seen: Mapping[str, NDArray],
-    alive: NDArray[np.bool_],
-    zero: float | None,
-    notes: list[str],
-) -> Violation | None:
-    """The oracle's word on frames that were visited, spread evenly over time and trajectories."""
-    replicas, frames, n = positions.shape[:3]
-    each = max(1, min(frames, settings.relabelled // replicas))
-    rows = np.linspace(0, frames - 1, each).round().astype(int)
-    structures = [Structure(start.atomic_numbers, x[t], start.cell, start.pbc, charge=start.charge, spin=start.spin)
-                  for x in positions for t in rows.tolist()]  # fmt: skip
-    data = dataset_for(oracle, structures)
-    subject.progress.start("labels of the oracle", len(structures))
-    try:
-        truth = predict(oracle, data, forces=True, progress=subject.progress)
-    finally:
-        subject.progress.stop()
-    assert truth.forces is not None
-    energy = seen["potential_energy"][rows][:, alive].T.reshape(-1)
-    forces = seen["forces"].reshape(frames, len(alive), n, 3)[rows][:, alive].swapaxes(0, 1).reshape(-1, n, 3)
-    theirs = truth.forces.reshape(-1, n, 3)
-    known = np.isfinite(truth.energy) & np.isfinite(theirs).all((1, 2)) & np.isfinite(energy)
-    if not known.any():
-        notes.append(f"the oracle labels none of {len(structures)} visited frames")
-        return None
-    time = rows * settings.stride * settings.timestep
-    found = _violation("relabelled", time, energy, forces, truth.energy, theirs, known, zero, len(rows))
-    return replace(found, failed=int((~known).sum()))
-
-
-def _paired(
-    subject: Subject,
-    oracle: Predictor,
-    settings: DynamicsSettings,
-    state: State,
-    zero: float | None,
-    notes: list[str],
-) -> Violation | None:
-    """Both from the same start and velocities at constant energy, compared at equal times."""
-    seen = []
-    renumbered = state._replace(
-        replica=torch.arange(state.n_replicas, device=state.replica.device),
-        atom=torch.arange(state.n_atoms, device=state.atom.device),
-    )
-    try:
-        for predictor, who in ((subject.predictor, subject.name), (oracle, "oracle")):
-            recorder = Recorder(settings.stride, ("forces", "potential_energy"))
-            moved(
-                subject,
-                settings,
-                renumbered,
-                min(settings.paired, settings.duration),
-                predictor=predictor,
-                thermostat="none",
-                observers=(recorder,),
-                description=f"paired run of {who}",
-                tag="paired-own" if predictor is subject.predictor else "paired-oracle",
-            )
-            seen.append(recorder.arrays())
-    except InputError as error:
-        notes.append(f"paired with the oracle: {error}")
-        return None
-    own, theirs = seen
-    frames, replicas = own["potential_energy"].shape
-    n = own["forces"].shape[1] // replicas
-
-    def flat(arrays: Mapping[str, NDArray]) -> tuple[Array, Array]:
-        forces = arrays["forces"].reshape(frames, replicas, n, 3).swapaxes(0, 1).reshape(-1, n, 3)
-        return arrays["potential_energy"].T.reshape(-1), forces
-
-    energy, forces = flat(own)
-    truth, true_forces = flat(theirs)
-    known = np.asarray(np.isfinite(energy + truth) & np.isfinite(forces + true_forces).all(axis=(1, 2)))
-    if not known.any():
-        notes.append("no paired frame: one of both trajectories ends at once")
-        return None
-    found = _violation("paired", own["time"], energy, forces, truth, true_forces, known, zero, frames)
-    return replace(found, decorrelation_time=motion.decorrelation_time(found.force, found.time))
-
-
-def _violation(
-    reading: str,
-    time: Array,
-    energy: Array,
-    forces: Array,
-    truth: Array,
-    true_forces: Array,
-    known: NDArray[np.bool_],
-    zero: float | None,
-    frames: int,
-) -> Violation:
-    """Of flat arrays, trajectory by trajectory, each with `frames` frames."""
-
-    def spread(values: Array) -> Array:
-        full = np.full(len(known), np.nan)
-        full[known] = values
-        table = full.reshape(-1, frames)
-        count = np.isfinite(table).sum(0)
-        return np.where(count > 0, np.nansum(table, axis=0) / np.maximum(count, 1), np.nan)
-
-    ev = metrics.energy_violation(energy[known], truth[known])
-    fv = metrics.force_violation(forces[known], true_forces[known])
-    cohesive = None
-    if zero is not None:
-        cohesive = metrics.geometric_mean(metrics.energy_violation(energy[known] - zero, truth[known] - zero))
-    return Violation(
-        reading=reading,
-        time=np.asarray(time, dtype=np.float64),
-        energy=spread(ev),
-        force=spread(fv),
-        energy_mean=metrics.geometric_mean(ev),
-        cohesive_mean=cohesive,
-        force_mean=metrics.geometric_mean(fv),
-        frames=int(known.sum()),
-    )
 
 
 def _reset_memory(subject: Subject) -> None:

@@ -46,7 +46,7 @@ from fireassay.simulation.criteria import (
     bond_criterion,
 )
 from fireassay.simulation.ensemble import COMPRESSIBILITY, Barostat, Pressing, Thermostat, integrator
-from fireassay.simulation.integrators import Ramp, Target
+from fireassay.simulation.integrators import Integrator, Ramp, Target
 from fireassay.simulation.relax import Method, relax
 from fireassay.simulation.run import Renewal, simulate
 from fireassay.simulation.state import State, from_structures, generators, maxwell_boltzmann, to_structures
@@ -284,28 +284,13 @@ def _run(
     starts = [s for s in rested for _ in range(settings.replicas)]
     record = replace(record, compressibility=None if compressibility is None else compressibility * GIGAPASCAL)
     state = _state(starts, settings, device)
-    moved = integrator(
-        settings.thermostat,
-        settings.timestep,
-        _target(settings.temperature, n_steps),
-        replicas=len(starts),
-        seed=settings.seed + 1,
-        time_constant=settings.time_constant,
-        friction=settings.friction,
-        pressing=Pressing(
-            settings.barostat,
-            _target(settings.pressure, n_steps, GIGAPASCAL),
-            settings.pressure_time_constant,
-            compressibility or COMPRESSIBILITY,
-        ),
-    )
     if not (folder / CHECKPOINT).exists():
         record.save(folder)
     try:
         done = simulate(
             predictor,
             state,
-            moved,
+            _integrator(settings, len(starts), n_steps, compressibility),
             n_steps,
             observers=(
                 TrajectoryWriter([folder / name for name in record.trajectories], settings.stride),
@@ -381,6 +366,24 @@ def _prepared(
         for s, x, cell in zip(structures, places, kept["cell"], strict=True)
     ]
     return rested, float(kept["compressibility"]) if settings.barostat != "none" else None
+
+
+def _integrator(settings: SimulationSettings, replicas: int, n_steps: int, compressibility: float | None) -> Integrator:
+    return integrator(
+        settings.thermostat,
+        settings.timestep,
+        _target(settings.temperature, n_steps),
+        replicas=replicas,
+        seed=settings.seed + 1,
+        time_constant=settings.time_constant,
+        friction=settings.friction,
+        pressing=Pressing(
+            settings.barostat,
+            _target(settings.pressure, n_steps, GIGAPASCAL),
+            settings.pressure_time_constant,
+            compressibility or COMPRESSIBILITY,
+        ),
+    )
 
 
 def _renewal(settings: SimulationSettings, state: State) -> Renewal | None:

@@ -29,7 +29,7 @@ from fireassay.errors import InputError
 from fireassay.potential import Predictor
 from fireassay.progress import Progress, Silent
 from fireassay.simulation.forces import Forces
-from fireassay.simulation.state import State, select, sizes, squared_norm, volume
+from fireassay.simulation.state import State, renumbered, select, sizes, squared_norm, volume
 
 GROWTH, SHRINKING, MIXING, MIXING_DECAY = 1.1, 0.5, 0.1, 0.99
 FIRST_STEP, LONGEST_STEP, LONGEST_MOVE, PATIENCE = 0.1, 1.0, 0.2, 5
@@ -232,22 +232,11 @@ def relax(
     batch. Raises InputError when a limit is not positive, an element is unknown to the potential, or a cell is to be
     relaxed that is not periodic in all directions or has fixed atoms.
     """
-    if not force_limit > 0 or not stress_limit > 0:
-        limits = f"force limit {force_limit} eV/Å, stress limit {stress_limit} eV/Å^3"
-        raise InputError(f"{limits}; each needs to be positive")
-    if cell and (not bool(state.pbc.all()) or state.fixed is not None):
-        raise InputError(
-            f"a cell is relaxed when it is periodic in all directions and no atom is fixed, got pbc "
-            f"{state.pbc[0].tolist()}{' and fixed atoms' if state.fixed is not None else ''}; relax positions alone"
-        )
+    _check(state, force_limit, stress_limit, cell)
     progress = progress or Silent()
     forces = Forces(predictor, skin=skin, stress=cell)
     forces.check(state)
-    start = state._replace(
-        replica=torch.arange(state.n_replicas, device=state.replica.device),
-        atom=torch.arange(state.n_atoms, device=state.atom.device),
-        velocities=torch.zeros_like(state.velocities),
-    )
+    start = renumbered(state)._replace(velocities=torch.zeros_like(state.velocities))
     final = start._replace(
         positions=state.positions.clone(), forces=state.forces.clone(), energy=state.energy.clone(),
         cell=state.cell.clone(), stress=torch.full_like(state.cell, torch.nan) if cell else state.stress,
@@ -289,6 +278,17 @@ def relax(
     numbered = final._replace(replica=state.replica, atom=state.atom)
     converged = (largest < force_limit) & (strained < stress_limit)
     return Relaxation(numbered, converged, steps, largest, failures, strained)
+
+
+def _check(state: State, force_limit: float, stress_limit: float, cell: bool) -> None:
+    if not force_limit > 0 or not stress_limit > 0:
+        limits = f"force limit {force_limit} eV/Å, stress limit {stress_limit} eV/Å^3"
+        raise InputError(f"{limits}; each needs to be positive")
+    if cell and (not bool(state.pbc.all()) or state.fixed is not None):
+        raise InputError(
+            f"a cell is relaxed when it is periodic in all directions and no atom is fixed, got pbc "
+            f"{state.pbc[0].tolist()}{' and fixed atoms' if state.fixed is not None else ''}; relax positions alone"
+        )
 
 
 def _at(state: State, cells: _Cells | None) -> Coordinates:

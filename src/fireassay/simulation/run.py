@@ -141,6 +141,7 @@ def simulate(
         raise
     finally:
         progress.stop()
+    arrays = {name: array for observer in observers for name, array in observer.arrays().items()}  # and files are whole
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return Simulation(
@@ -148,7 +149,7 @@ def simulate(
         failures=cursor.failures,
         n_steps=cursor.step,
         timestep=integrator.timestep,
-        arrays={name: array for observer in observers for name, array in observer.arrays().items()},
+        arrays=arrays,
         seconds=spent + time.perf_counter() - began,
         force_seconds=forces.seconds,
         replica_steps=cursor.replica_steps,

@@ -172,6 +172,14 @@ def sizes(state: State) -> Tensor:
     return torch.bincount(state.structure, minlength=state.n_replicas)
 
 
+def renumbered(state: State) -> State:
+    """The state with its replicas and atoms numbered from 0, as at the start of a run of its own."""
+    return state._replace(
+        replica=torch.arange(state.n_replicas, device=state.replica.device),
+        atom=torch.arange(state.n_atoms, device=state.atom.device),
+    )
+
+
 def moving(state: State) -> Tensor:
     """Atoms of each replica that can move (R,) int64."""
     if state.fixed is None:
